@@ -40,7 +40,7 @@ def missing(name: str) -> str | None:
             return f"the compiled CPU core was not built ({error}); pip install . with a C++ compiler builds it"
     if name == "triton":
         try:
-            import triton  # noqa: F401
+            import triton
         except ImportError as error:
             return f"Triton is not installed ({error}); pip install triton"
         import torch
