@@ -192,13 +192,13 @@ def round_to(value: np.ndarray, dtype: str) -> np.ndarray:
     """float32 to "float32", "float16" or "bfloat16", nearest even; bfloat16 is returned as uint16 bits."""
     nan = np.isnan(value)
     if dtype == "bfloat16":
-        bits = np.ascontiguousarray(value).view(np.uint32).astype(np.uint64)
+        bits = np.array(value, dtype=np.float32).view(np.uint32).astype(np.uint64)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         return np.where(nan, 0x7FC0, bits).astype(np.uint16)
     with np.errstate(over="ignore"):
         result = value.astype(dtype)
-    result[nan] = {"float32": QUIET_NAN, "float16": np.array(0x7E00, np.uint16).view(np.float16)}[dtype]
-    return result
+    quiet = {"float32": QUIET_NAN, "float16": np.array(0x7E00, np.uint16).view(np.float16)}[dtype]
+    return np.where(nan, quiet, result)
 
 
 def forecast(features: Sequence[np.ndarray], weights: np.ndarray, dtype: str = "float32") -> np.ndarray:

@@ -2,3 +2,12 @@
 """Spectral resolution changes and feature forecasting for diffusion models, with the same bits on every backend."""
 
 __version__ = "0.1.0"
+
+from spectral_kernels.evaluation import evaluation_steps as evaluation_steps
+from spectral_kernels.forecast import chebyshev_forecast as chebyshev_forecast
+from spectral_kernels.forecast import chebyshev_weights as chebyshev_weights
+from spectral_kernels.forecast import forecast as forecast
+from spectral_kernels.forecast import hermite_weights as hermite_weights
+from spectral_kernels.forecast import linear_weights as linear_weights
+from spectral_kernels.forecast import reuse_weights as reuse_weights
+from spectral_kernels.forecast import taylor_weights as taylor_weights

@@ -18,7 +18,11 @@ SIGMAS = SIGMAS / (1 + 0.5 * (1 - SIGMAS))  # a bent axis: neighbouring gaps all
 
 MAKERS = {
     "chebyshev": (made.chebyshev_weights, reference.chebyshev_weights, {}),
-    "chebyshev fit alone": (made.chebyshev_weights, reference.chebyshev_weights, {"blend": 1.0, "degree": 7, "ridge": 3.0}),
+    "chebyshev fit alone": (
+        made.chebyshev_weights,
+        reference.chebyshev_weights,
+        {"blend": 1.0, "degree": 7, "ridge": 3.0},
+    ),
     "moments": (made.moment_weights, reference.moment_weights, {"blend": 0.75}),
     "taylor 1": (made.taylor_weights, reference.taylor_weights, {}),
     "taylor 3": (made.taylor_weights, reference.taylor_weights, {"order": 3}),
@@ -138,8 +142,10 @@ def test_errors_of_the_expansions():
 
 @pytest.mark.parametrize(
     ("window", "warmup", "flex", "evaluations"),
-    [(4, 1, 0, 13), (4, 3, 0, 14), (4, 5, 0, 16), (2, 5, 0.75, 14), (6, 1, 0, 9), (6, 3, 0, 10), (6, 5, 0, 12)]
-    + [(2, 5, 3.0, 10), (8, 5, 0, 10)],
+    [
+        *[(4, 1, 0, 13), (4, 3, 0, 14), (4, 5, 0, 16), (2, 5, 0.75, 14), (6, 1, 0, 9)],
+        *[(6, 3, 0, 10), (6, 5, 0, 12), (2, 5, 3.0, 10), (8, 5, 0, 10)],
+    ],
 )
 def test_table_6_of_the_paper(window, warmup, flex, evaluations):
     steps = evaluation_steps(50, window, warmup, flex)

@@ -164,7 +164,7 @@ def _flat(feature: Tensor, newest: Tensor) -> Tensor:
                 newest.shape, newest.stride(), dtype=feature.dtype, device=feature.device
             ).copy_(feature)
         return feature.as_strided((feature.numel(),), (1,))
-    return feature.reshape(-1)
+    return feature.contiguous().reshape(-1)
 
 
 def _dense(tensor: Tensor) -> bool:
