@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spectral resolution changes and feature forecasting for diffusion models, with the same bits on every backend."""
 
+from spectral_kernels.noise import normal as normal
+
 __version__ = "0.1.0"
 
 from spectral_kernels.evaluation import evaluation_steps as evaluation_steps

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From float32 to the dtype of the result, rounded once to nearest even."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def round_to(x, DTYPE: tl.constexpr):
+    """float32 tile -> DTYPE tile. bfloat16 is rounded by integer operations: Triton's interpreter would cut it off.
+
+    A NaN must be the quiet 0x7FC00000, the only one the library writes.
+    """
+    if DTYPE == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        y = rounded.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        y = x.to(DTYPE)
+    return y
