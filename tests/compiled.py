@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile Triton kernels for GPUs that are not here, and read what the assembler says about them.
+
+The kernels of a test process may be wrapped for Triton's interpreter, and then cannot be compiled. So a second Python
+without the interpreter, started at the first call and kept, compiles them by name:
+
+    compiled = compile_kernel(normal_kernel, {"p_noise": "*fp32", "rows": "i64", ...}, {"QUADS": 8}, target="sm_90")
+    assert compiled.spills == 0 and compiled.float32_contractions == 0
+"""
+
+import atexit
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CUDA_TARGETS = ("sm_80", "sm_90", "sm_100")
+TARGETS = (*CUDA_TARGETS, "gfx942")
+
+_worker: subprocess.Popen | None = None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel for one target.
+
+    `shared` counts bytes per program, `registers` 32-bit registers per thread (VGPRs on AMD), `spills` bytes
+    spilled (on AMD: spilled registers). `asm` holds the stages as text: ttir, ttgir, llir, ptx or amdgcn.
+    """
+
+    target: str
+    shared: int
+    registers: int
+    spills: int
+    asm: dict[str, str]
+
+    @property
+    def float32_contractions(self) -> int:
+        """Fused float32 multiply-adds in the PTX; on AMD 0 always, where division and square root are made of them."""
+        return len(re.findall(r"\bfma\.\w+(?:\.ftz)?\.f32", self.asm.get("ptx", "")))
+
+
+def compile_kernel(
+    fn, signature: dict[str, str], constexprs: dict | None = None, *, target: str, num_warps: int = 4, **options
+) -> Compiled:
+    """Compile `fn`, a `@triton.jit` function at the top level of a module, for "sm_80", ..., or "gfx942".
+
+    `signature` types the runtime arguments ("*fp32", "i64", "fp64"), `constexprs` gives the others (numbers, strings,
+    None). Further options go to Triton (`num_stages`); floating-point fusion is off unless asked for.
+    """
+    job = {
+        "module": fn.fn.__module__,
+        "name": fn.fn.__name__,
+        "signature": signature,
+        "constexprs": constexprs or {},
+        "target": target,
+        "options": {"num_warps": num_warps, "enable_fp_fusion": False, **options},
+    }
+    worker = _running_worker()
+    worker.stdin.write(json.dumps(job) + "\n")
+    worker.stdin.flush()
+    answer = worker.stdout.readline()
+    if not answer:
+        raise RuntimeError(f"the compiling process ended with {worker.wait()}; its messages are above")
+    result = json.loads(answer)
+    if "error" in result:
+        raise RuntimeError(f"{job['name']} does not compile for {target}:\n{result['error']}")
+    return Compiled(**result)
+
+
+def _running_worker() -> subprocess.Popen:
+    global _worker
+    if _worker is None or _worker.poll() is not None:
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
+        _worker = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
+        atexit.register(_worker.kill)
+    return _worker
+
+
+def _serve() -> None:
+    """Read one job a line, write one result a line."""
+    import traceback
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what compilers print must not mix with the answers
+    for line in sys.stdin:
+        try:
+            result = _compile(**json.loads(line))
+        except Exception:
+            result = {"error": traceback.format_exc()}
+        answers.write(json.dumps(result) + "\n")
+        answers.flush()
+
+
+def _compile(module: str, name: str, signature: dict, constexprs: dict, target: str, options: dict) -> dict:
+    import importlib
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    fn = getattr(importlib.import_module(module), name)
+    missing = [n for n in fn.arg_names if n not in signature and n not in constexprs]
+    if missing:
+        raise TypeError(f"{name}: neither signature nor constexprs has {', '.join(missing)}")
+    types = {n: "constexpr" if n in constexprs else signature[n] for n in fn.arg_names}
+    gpu = GPUTarget("cuda", int(target[3:]), 32) if target.startswith("sm_") else GPUTarget("hip", target, 64)
+    kernel = triton.compile(ASTSource(fn, types, constexprs), target=gpu, options=options)
+    asm = {stage: text for stage, text in kernel.asm.items() if isinstance(text, str)}
+    registers, spills = _assembled(asm["ptx"], gpu.arch) if "ptx" in asm else _described(asm["amdgcn"])
+    return {"target": target, "shared": kernel.metadata.shared, "registers": registers, "spills": spills, "asm": asm}
+
+
+def _assembled(ptx: str, arch: int) -> tuple[int, int]:
+    """Registers and bytes of spilling by the ptxas that Triton ships."""
+    import tempfile
+
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.ptx")
+        source.write_text(ptx)
+        gpu = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
+        command = [get_ptxas(arch).path, "-v", "--fmad=false", f"--gpu-name={gpu}", source, "-o", f"{source}.o"]
+        log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
+    return int(re.search(r"Used (\d+) registers", log)[1]), sum(map(int, spills))
+
+
+def _described(amdgcn: str) -> tuple[int, int]:
+    """VGPRs and spilled registers by the metadata the AMD compiler writes into its assembly."""
+    read = {key: int(value) for key, value in re.findall(r"\.(\w+_count):\s+(\d+)", amdgcn)}
+    return read["vgpr_count"], read["vgpr_spill_count"] + read["sgpr_spill_count"]
+
+
+if __name__ == "__main__":
+    _serve()
