@@ -239,3 +239,42 @@ def evaluation_steps(num_steps: int, window: float = 2, warmup: int = 5, flex: f
         else:
             skipped += 1
     return steps
+
+
+# ---------------------------------------------------------------- features in one byte
+
+
+def encode(feature: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
+    """32 neighbours share a power of two 2^s; each is an int8 or a float8 e4m3 on that grid. -> (decoded codes, bytes s
+    + 127)
+
+    s brings the largest magnitude m of the 32 into [64, 128) for int8 and [128, 256) for float8: with m = f 2^e, f in
+    [1/2, 1), s = e - 7 or e - 8, at least -126. code = x 2^-s, rounded to nearest even, int8 clamped to 127. A block
+    that is not finite: byte 255, codes 0. Codes are returned as float32 values.
+    """
+    flat = feature.astype(np.float32).reshape(-1)
+    codes, bytes_ = np.zeros_like(flat), np.zeros(-(-flat.size // 32), dtype=np.uint8)
+    for b in range(bytes_.size):
+        block = flat[32 * b : 32 * b + 32]
+        top = np.abs(block).max()
+        if not np.isfinite(top):
+            bytes_[b] = 255
+            continue
+        # frexp counts subnormals down to -148; the byte ends at 1, which a block of zeros takes too.
+        s = max(int(np.frexp(top)[1]) - {"int8": 7, "float8": 8}[encoding], -126) if top > 0 else -126
+        bytes_[b] = s + 127
+        scaled = np.ldexp(block.astype(np.float64), -s)
+        if encoding == "int8":
+            codes[32 * b : 32 * b + 32] = np.clip(np.rint(scaled), -127, 127)
+        else:
+            # Three bits after the leading one; below 2^-6 the grid of the smallest normals, 2^-9.
+            grid = np.ldexp(1.0, np.maximum(np.frexp(scaled)[1] - 1, -6) - 3)
+            codes[32 * b : 32 * b + 32] = np.rint(scaled / grid) * grid
+    return codes, bytes_
+
+
+def decode(codes: np.ndarray, bytes_: np.ndarray) -> np.ndarray:
+    """code * 2^(byte - 127), exact in float32; byte 255 is NaN."""
+    scale = (bytes_.astype(np.uint32) << 23).view(np.float32)
+    with np.errstate(all="ignore"):
+        return codes * np.repeat(scale, 32)[: codes.size]

@@ -13,3 +13,4 @@ from spectral_kernels.forecast import hermite_weights as hermite_weights
 from spectral_kernels.forecast import linear_weights as linear_weights
 from spectral_kernels.forecast import reuse_weights as reuse_weights
 from spectral_kernels.forecast import taylor_weights as taylor_weights
+from spectral_kernels.forecaster import Forecaster as Forecaster

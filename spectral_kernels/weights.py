@@ -265,6 +265,11 @@ def _expansion(x: Sequence[float], goal: float, order: int, scale: float | None)
 # ---------------------------------------------------------------- what was given
 
 
+def positions(steps: Sequence[float], num_steps: int, sigmas: Sequence[float] | None = None) -> tuple[float, ...]:
+    """Where steps lie on the axis of the fit: what `chebyshev_weights` takes for times on the device."""
+    return _times("positions", steps, steps[-1], num_steps, sigmas)[0]
+
+
 def _tensor(rows: Sequence[Sequence[float]], single: bool) -> Tensor:
     """Rounded once: from the float64 scalars to float32."""
     matrix = torch.tensor([list(row) for row in rows], dtype=torch.float64).to(torch.float32)
