@@ -28,7 +28,8 @@ def encode(feature: Tensor, encoding: str) -> tuple[Tensor, Tensor]:
         2^s = the power of two that brings the block's largest magnitude below 128 (int8) or 256 (float8)
         code = x 2^-s rounded to nearest even (int8: clamped to 127)
 
-    A block with a NaN or an infinity becomes NaN as a whole: byte 255, codes 0.
+    A block with a NaN or an infinity becomes NaN as a whole: byte 255, codes 0. A float8 magnitude above 31/32 of
+    2^128 becomes infinite.
     """
     if encoding not in _DTYPE:
         raise ValueError(f"encode: encoding must be one of {', '.join(_DTYPE)}, got {encoding!r}")
