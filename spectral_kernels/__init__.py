@@ -14,3 +14,15 @@ from spectral_kernels.forecast import linear_weights as linear_weights
 from spectral_kernels.forecast import reuse_weights as reuse_weights
 from spectral_kernels.forecast import taylor_weights as taylor_weights
 from spectral_kernels.forecaster import Forecaster as Forecaster
+from spectral_kernels.schedule import ResolutionSchedule as ResolutionSchedule
+from spectral_kernels.schedule import Stage as Stage
+from spectral_kernels.schedule import activation_time as activation_time
+from spectral_kernels.schedule import align_time as align_time
+from spectral_kernels.schedule import resolution_schedule as resolution_schedule
+from spectral_kernels.schedule import stage_sizes as stage_sizes
+from spectral_kernels.schedule import transition_time as transition_time
+from spectral_kernels.schedule import velocity_error as velocity_error
+from spectral_kernels.spectrum import FLUX_LATENT as FLUX_LATENT
+from spectral_kernels.spectrum import PIXEL as PIXEL
+from spectral_kernels.spectrum import WAN_LATENT as WAN_LATENT
+from spectral_kernels.spectrum import PowerLaw as PowerLaw

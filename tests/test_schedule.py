@@ -59,3 +59,12 @@ def test_bad_ratio(ratio):
 def test_integer_tensor():
     with pytest.raises(TypeError, match="floating-point"):
         align_time(torch.tensor([1]), 2.0)
+
+
+def test_aligned_times_stay_in_range():
+    """1 + (ratio - 1) rounds for ratios below 1/2; a level above 1 could not be aligned again."""
+    ratios = [1 / (2 + k / 97) for k in range(1, 400)]
+    assert any(r / (1 + (r - 1)) > 1 for r in ratios)
+    for ratio in ratios:
+        assert align_time(1.0, ratio)[0] <= 1
+        assert align_time(torch.ones(1), ratio)[0].item() <= 1
