@@ -297,6 +297,14 @@ def test_bad_input(change, message):
         resolution_schedule(**arguments)
 
 
+def test_a_first_level_one_bit_above_one_is_one():
+    """e^mu / (e^mu + 0) comes out as 1.0000000000000002 for some mu."""
+    plan = resolution_schedule([1.0000000000000002, *flux_sigmas()[1:]], FLUX_SIZES, FLUX_LATENT, 0.05)
+    assert plan.sigmas[0] == 1.0
+    with pytest.raises(ValueError, match="variance-exploding"):
+        resolution_schedule([1.001, 0.5, 0.0], FLUX_SIZES, FLUX_LATENT, 0.05)
+
+
 @pytest.mark.parametrize("levels", [[0.9], [0.8, 0.9], [0.9, 0.0], [1.0, 0.5]])
 def test_bad_transition_sigmas(levels):
     with pytest.raises(ValueError, match="transition_sigmas must"):
