@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+# make test | lint: each from a fresh clone. What they need is installed once, into .venv.
+
+# Any Python from 3.11 on.
+PYTHON ?= python3
+# A PyTorch >= 2.11 that $(PYTHON) already has is kept, so a machine set up for its GPU runs on its own PyTorch and
+# Triton. Only where there is none is this one installed; any pip requirement may stand here.
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+
+.PHONY: test lint clean
+
+# One OpenMP thread per test process: the machine's cores already run one process each.
+test: .venv/ready-test
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS)
+
+lint: .venv/ready-lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright --pythonpath .venv/bin/python
+
+clean:
+	rm -rf .venv build dist
+
+# ready-NAME: the package, compiled core included, with its extra NAME.
+.venv/ready-%: .venv/torch pyproject.toml CMakeLists.txt $(wildcard bindings/*.txt bindings/*.cpp bindings/*.h)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@
+
+.PRECIOUS: .venv/ready-%
+
+define OWN_TORCH
+import pathlib, torch
+version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+assert version >= (2, 11)
+print(pathlib.Path(torch.__file__).parents[1])
+endef
+export OWN_TORCH
+
+.venv/torch:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	@if own=$$($(PYTHON) -c "$$OWN_TORCH" 2>/dev/null); then \
+		echo "keeping the PyTorch in $$own"; \
+		echo "$$own" > "$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/own-torch.pth"; \
+	else \
+		echo "installing $(TORCH)"; \
+		.venv/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'; \
+	fi
+	touch $@
