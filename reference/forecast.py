@@ -98,14 +98,22 @@ def linear_row(x: Sequence[float], target: float) -> list[float]:
     return row
 
 
-def chebyshev_weights(steps, target, num_steps, degree=4, ridge=0.1, blend=0.5, sigmas=None) -> np.ndarray:
+def chebyshev_weights(
+    steps: Sequence[float],
+    target: float,
+    num_steps: int,
+    degree: int = 4,
+    ridge: float = 0.1,
+    blend: float = 0.5,
+    sigmas: Sequence[float] | None = None,
+) -> np.ndarray:
     """w = b Phi (Phi^T Phi + ridge I)^-1 phi(x*) + (1 - b) linear, rounded to float32."""
     x = positions(steps, num_steps, sigmas)
     (goal,) = positions([target], num_steps, sigmas)
     rows = [chebyshev_row(v, num_steps, degree) for v in x]
     c = ridge_coefficients(rows, chebyshev_row(goal, num_steps, degree), ridge)
     line = linear_row(x, goal)
-    weights = []
+    weights: list[float] = []
     for row, local in zip(rows, line, strict=True):
         w = 0.0
         for value, coefficient in zip(row, c, strict=True):
@@ -114,7 +122,15 @@ def chebyshev_weights(steps, target, num_steps, degree=4, ridge=0.1, blend=0.5, 
     return np.array(weights, dtype=np.float64).astype(np.float32)
 
 
-def moment_weights(steps, target, num_steps, degree=4, ridge=0.1, blend=0.5, sigmas=None) -> np.ndarray:
+def moment_weights(
+    steps: Sequence[float],
+    target: float,
+    num_steps: int,
+    degree: int = 4,
+    ridge: float = 0.1,
+    blend: float = 0.5,
+    sigmas: Sequence[float] | None = None,
+) -> np.ndarray:
     """The same forecast as a sum over [S_0 .. S_M, h_{K-1}, h_K]:  [b c, (1 - b) times the line's last two weights].
 
     S = Phi^T H, so b phi(x*) C = b c . S. With one feature h_{K-1} is absent.
@@ -142,7 +158,9 @@ def derivative_rows(x: Sequence[float], order: int) -> list[list[float]]:
     return previous
 
 
-def taylor_weights(steps, target, num_steps, order=1, sigmas=None) -> np.ndarray:
+def taylor_weights(
+    steps: Sequence[float], target: float, num_steps: int, order: int = 1, sigmas: Sequence[float] | None = None
+) -> np.ndarray:
     """sum_j D_j d^j / j!,  d = x* - x_K; powers by repeated product, ascending j."""
     x = positions(steps, num_steps, sigmas)
     (goal,) = positions([target], num_steps, sigmas)
@@ -156,7 +174,14 @@ def taylor_weights(steps, target, num_steps, order=1, sigmas=None) -> np.ndarray
     return np.array(weights, dtype=np.float64).astype(np.float32)
 
 
-def hermite_weights(steps, target, num_steps, order=2, scale=0.5, sigmas=None) -> np.ndarray:
+def hermite_weights(
+    steps: Sequence[float],
+    target: float,
+    num_steps: int,
+    order: int = 2,
+    scale: float = 0.5,
+    sigmas: Sequence[float] | None = None,
+) -> np.ndarray:
     """HiCache: d^j of Taylor becomes scale^j H_j(scale d);  H_{j+1}(u) = 2 u H_j(u) - 2 j H_{j-1}(u)."""
     x = positions(steps, num_steps, sigmas)
     (goal,) = positions([target], num_steps, sigmas)
@@ -173,12 +198,16 @@ def hermite_weights(steps, target, num_steps, order=2, scale=0.5, sigmas=None) -
     return np.array(weights, dtype=np.float64).astype(np.float32)
 
 
-def reuse_weights(steps, target, num_steps, sigmas=None) -> np.ndarray:
+def reuse_weights(
+    steps: Sequence[float], target: float, num_steps: int, sigmas: Sequence[float] | None = None
+) -> np.ndarray:
     """The last feature again."""
     return np.array([0.0] * (len(steps) - 1) + [1.0], dtype=np.float32)
 
 
-def linear_weights(steps, target, num_steps, sigmas=None) -> np.ndarray:
+def linear_weights(
+    steps: Sequence[float], target: float, num_steps: int, sigmas: Sequence[float] | None = None
+) -> np.ndarray:
     """The line through the last two features."""
     x = positions(steps, num_steps, sigmas)
     (goal,) = positions([target], num_steps, sigmas)
@@ -229,7 +258,8 @@ def update_moments(moments: np.ndarray, feature: np.ndarray, row: Sequence[float
 def evaluation_steps(num_steps: int, window: float = 2, warmup: int = 5, flex: float = 0.75) -> list[int]:
     """The evaluated steps: the warm-up, then a step when (skipped in a row + 1) is a multiple of floor(window);
     after each of those the window grows by flex (kept to three decimals)."""
-    steps, skipped = [], 0
+    steps: list[int] = []
+    skipped = 0
     for step in range(num_steps):
         if step < warmup:
             steps.append(step)

@@ -11,6 +11,7 @@ Philox: J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random num
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 # Derived and measured by noise_fit.py; powers ascending.
 LOG2 = (
@@ -35,7 +36,9 @@ NORMAL_QUANTILE = (
 )
 
 
-def philox(c0, c1, c2, c3, k0, k1) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def philox(
+    c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: ArrayLike, k1: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Philox 4x32-10: the four 32-bit words at counter (c0, c1, c2, c3) under the key (k0, k1). Arguments broadcast."""
     low = np.uint64(0xFFFFFFFF)
     c0, c1, c2, c3, k0, k1 = np.broadcast_arrays(*(np.asarray(v, np.uint64) for v in (c0, c1, c2, c3, k0, k1)))
@@ -97,7 +100,9 @@ def deviates(rows: int, columns: int, planes: int | Sequence[int], seed: int, st
     return deviate(np.take_along_axis(words, (row % 4)[None, None], axis=0)[0])
 
 
-def normal(shape: Sequence[int], seed: int | Sequence[int], stream: int = 0, dtype=np.float32) -> np.ndarray:
+def normal(
+    shape: Sequence[int], seed: int | Sequence[int], stream: int = 0, dtype: DTypeLike = np.float32
+) -> np.ndarray:
     """Standard normal noise of a shape.
 
     The last two dimensions are rows and columns of a plane ((n,) is one row). With three dimensions or more the first

@@ -6,12 +6,16 @@ reaches 2.6e-7. In the customary variable sqrt(-2 ln p) the same error takes deg
 that rounds correctly everywhere; here one short logarithm serves twice.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.polynomial import Polynomial, chebyshev
 from scipy.special import ndtri_exp
 
 
-def near_minimax(function, low: float, high: float, centre: float, degree: int) -> np.ndarray:
+def near_minimax(
+    function: Callable[[np.ndarray], np.ndarray], low: float, high: float, centre: float, degree: int
+) -> np.ndarray:
     """Coefficients of (argument - centre)^k, k ascending, rounded to float32.
 
     A Chebyshev least-squares fit: its largest error is within a few per cent of the best polynomial's here.
@@ -26,7 +30,7 @@ def near_minimax(function, low: float, high: float, centre: float, degree: int) 
 
 def quantile(level: np.ndarray) -> np.ndarray:
     """x > 0 with P(X > x) = 2^-(2^level) for a standard normal X."""
-    return -ndtri_exp(-np.log(2) * 2.0**level)
+    return -ndtri_exp(-np.log(2) * 2.0**level)  # pyright: ignore[reportUnknownVariableType]  SciPy has no types for it
 
 
 def log2() -> np.ndarray:

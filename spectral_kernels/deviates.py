@@ -43,6 +43,7 @@ def deviates(
 ) -> Tensor:
     """float32 [samples, planes, rows, columns]; sample b has the seed `base_seed + b`, or `seeds[b]`."""
     if seeds is None:
+        assert base_seed is not None
         seeds = torch.arange(samples, device=device) + base_seed
     noise = torch.empty((samples * planes, rows, columns), dtype=torch.float32, device=device)
     if noise.numel() == 0:

@@ -202,6 +202,7 @@ class Forecaster:
         else:
             tables = [*self._moments.unbind(0), *self._features] if self._moments is not None else self._features
             result = ops.forecast(tables, self._exponents, matrix, self._dtype)
+        assert self._shape is not None
         result = result.view(len(matrix), *self._shape)
         result = result if weights.ndim == 2 else result[0]
         return result if out is None else out.copy_(result)
@@ -239,6 +240,7 @@ class Forecaster:
 
     def _from_host(self, matrix: Tensor) -> Tensor:
         """Piece by piece: K pieces up, one piece of the result, on the current stream."""
+        assert self._shape is not None
         features = [h.wait(self._device) for h in self._features]
         exponents = [e.wait(self._device) for e in self._exponents]
         result = torch.empty(len(matrix), math.prod(self._shape), dtype=self._dtype, device=self._device)

@@ -94,8 +94,9 @@ def seeds_for(op: str, seed: Seed, samples: int, device: torch.device) -> tuple[
                 f"{op}: seed must have one number per sample, {samples}, got {len(seed)}; an int gives sample b the "
                 "seed seed + b"
             )
-        if samples and all(isinstance(s, torch.Generator) for s in seed):
-            return None, torch.stack([_draw(s).to(device) for s in seed])
+        generators = [s for s in seed if isinstance(s, torch.Generator)]
+        if samples and len(generators) == samples:
+            return None, torch.stack([_draw(generator).to(device) for generator in generators])
         numbers = tuple(_checked_seed(op, s, 1) for s in seed)
         return None, torch.tensor(numbers, dtype=torch.int64) if device.type == "cpu" else _copied(numbers, device)
     return _checked_seed(op, seed, samples), None
@@ -129,7 +130,7 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _checked_seed(op: str, seed: int, samples: int) -> int:
+def _checked_seed(op: str, seed: object, samples: int) -> int:
     if isinstance(seed, np.integer):
         seed = int(seed)
     if isinstance(seed, bool) or not isinstance(seed, (int, torch.SymInt)):
@@ -142,7 +143,7 @@ def _checked_seed(op: str, seed: int, samples: int) -> int:
             f"{op}: seed must be 0 <= seed < 2**63, and seed + b too for each of {samples} samples, got {seed}; "
             "reduce it modulo 2**62"
         )
-    return seed
+    return seed  # pyright: ignore[reportReturnType]  a SymInt counts as an int under torch.compile
 
 
 def _seed_tensor(op: str, seeds: Tensor, samples: int, device: torch.device) -> Tensor:

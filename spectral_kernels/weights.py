@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -283,9 +284,9 @@ def _times(
     if num_steps < 1:
         raise ValueError(f"{op}: num_steps must be at least 1, got {num_steps}")
     steps = steps.tolist() if isinstance(steps, Tensor) else list(steps)
-    target = target.tolist() if isinstance(target, Tensor) else target
-    single = isinstance(target, Real)
-    goals = [target] if single else list(target)
+    wanted: Any = target.tolist() if isinstance(target, Tensor) else target
+    single = isinstance(wanted, Real)
+    goals: list[Any] = [wanted] if single else list(wanted)
     if not steps:
         raise ValueError(f"{op}: no steps were evaluated yet; a forecast needs at least one feature")
     if not goals:

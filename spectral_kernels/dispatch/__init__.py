@@ -45,7 +45,7 @@ def missing(name: str) -> str | None:
             return f"Triton is not installed ({error}); pip install triton"
         import torch
 
-        if not torch.cuda.is_available() and not triton.knobs.runtime.interpret:
+        if not torch.cuda.is_available() and not triton.knobs.runtime.interpret:  # pyright: ignore[reportAttributeAccessIssue]
             return "there is no GPU; TRITON_INTERPRET=1 runs the kernels in Triton's interpreter"
     return None
 
