@@ -11,7 +11,10 @@ Philox: J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random num
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+Words = NDArray[np.uint32]
+Floats = NDArray[np.float32]
 
 # Derived and measured by noise_fit.py; powers ascending.
 LOG2 = (
@@ -36,12 +39,10 @@ NORMAL_QUANTILE = (
 )
 
 
-def philox(
-    c0: ArrayLike, c1: ArrayLike, c2: ArrayLike, c3: ArrayLike, k0: ArrayLike, k1: ArrayLike
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Philox 4x32-10: the four 32-bit words at counter (c0, c1, c2, c3) under the key (k0, k1). Arguments broadcast."""
+def philox(counter: Sequence[ArrayLike], key: Sequence[ArrayLike]) -> tuple[Words, Words, Words, Words]:
+    """Philox 4x32-10: the four 32-bit words at a counter of four words under a key of two. The arguments broadcast."""
     low = np.uint64(0xFFFFFFFF)
-    c0, c1, c2, c3, k0, k1 = np.broadcast_arrays(*(np.asarray(v, np.uint64) for v in (c0, c1, c2, c3, k0, k1)))
+    c0, c1, c2, c3, k0, k1 = np.broadcast_arrays(*(np.asarray(word, np.uint64) for word in (*counter, *key)))
     for _ in range(10):
         a = c0 * np.uint64(0xD2511F53)
         b = c2 * np.uint64(0xCD9E8D57)
@@ -51,7 +52,7 @@ def philox(
     return c0.astype(np.uint32), c1.astype(np.uint32), c2.astype(np.uint32), c3.astype(np.uint32)
 
 
-def polynomial(coefficients: Sequence[float], x: np.ndarray) -> np.ndarray:
+def polynomial(coefficients: Sequence[float], x: Floats) -> Floats:
     """Horner's rule from the highest power, every product and every sum rounded to float32."""
     value = np.full_like(x, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
@@ -59,7 +60,7 @@ def polynomial(coefficients: Sequence[float], x: np.ndarray) -> np.ndarray:
     return value
 
 
-def log2(x: np.ndarray) -> np.ndarray:
+def log2(x: Floats) -> Floats:
     """Base-two logarithm: the exponent plus a polynomial of the mantissa, float32, error below 4e-7 + rounding."""
     bits = x.view(np.uint32)
     exponent = (bits >> np.uint32(23)).astype(np.float32) - np.float32(127)
@@ -67,7 +68,7 @@ def log2(x: np.ndarray) -> np.ndarray:
     return exponent + polynomial(LOG2, mantissa - np.float32(1.5))
 
 
-def quantile(word: np.ndarray) -> np.ndarray:
+def quantile(word: Words) -> Floats:
     """x >= 0 with P(X > x) = p, where the low 31 bits m of the word stand for p = (m + 1/2) 2^-32; float32.
 
     level = log2(-log2 p) in [0, log2 33]        x = polynomial in (level - 2.5)
@@ -77,7 +78,7 @@ def quantile(word: np.ndarray) -> np.ndarray:
     return polynomial(NORMAL_QUANTILE, level - np.float32(2.5))
 
 
-def deviate(word: np.ndarray) -> np.ndarray:
+def deviate(word: Words) -> Floats:
     """The normal deviate of each 32-bit word: quantile of the low 31 bits, sign of the top bit, on the grid 2^-17.
 
     Between 64 and 128 the float32 grid is 2^-17, so adding 96 rounds to it (to nearest, ties to even) and taking 96
@@ -88,7 +89,7 @@ def deviate(word: np.ndarray) -> np.ndarray:
     return (signed + np.float32(96)) - np.float32(96)
 
 
-def deviates(rows: int, columns: int, planes: int | Sequence[int], seed: int, stream: int = 0) -> np.ndarray:
+def deviates(rows: int, columns: int, planes: int | Sequence[int], seed: int, stream: int = 0) -> Floats:
     """The noise of one sample, float32 [planes, rows, columns]; `planes` is a count or a list of plane numbers.
 
     Counter (column, row // 4, plane, stream), key (low half, high half of the seed); word row % 4 is the row's. So a
@@ -96,13 +97,13 @@ def deviates(rows: int, columns: int, planes: int | Sequence[int], seed: int, st
     """
     plane = np.arange(planes) if isinstance(planes, int) else np.asarray(planes)
     row, column = np.arange(rows)[:, None], np.arange(columns)
-    words = np.stack(philox(column, row // 4, plane[:, None, None], stream, seed & 0xFFFFFFFF, seed >> 32))
+    words = np.stack(philox((column, row // 4, plane[:, None, None], stream), (seed & 0xFFFFFFFF, seed >> 32)))
     return deviate(np.take_along_axis(words, (row % 4)[None, None], axis=0)[0])
 
 
 def normal(
     shape: Sequence[int], seed: int | Sequence[int], stream: int = 0, dtype: DTypeLike = np.float32
-) -> np.ndarray:
+) -> NDArray[np.floating]:
     """Standard normal noise of a shape.
 
     The last two dimensions are rows and columns of a plane ((n,) is one row). With three dimensions or more the first

@@ -42,9 +42,9 @@ def deviates(
     device: torch.device,
 ) -> Tensor:
     """float32 [samples, planes, rows, columns]; sample b has the seed `base_seed + b`, or `seeds[b]`."""
-    if seeds is None:
-        assert base_seed is not None
+    if base_seed is not None:
         seeds = torch.arange(samples, device=device) + base_seed
+    assert seeds is not None
     noise = torch.empty((samples * planes, rows, columns), dtype=torch.float32, device=device)
     if noise.numel() == 0:
         return noise.view(samples, planes, rows, columns)

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,9 +95,8 @@ def seeds_for(op: str, seed: Seed, samples: int, device: torch.device) -> tuple[
                 f"{op}: seed must have one number per sample, {samples}, got {len(seed)}; an int gives sample b the "
                 "seed seed + b"
             )
-        generators = [s for s in seed if isinstance(s, torch.Generator)]
-        if samples and len(generators) == samples:
-            return None, torch.stack([_draw(generator).to(device) for generator in generators])
+        if samples and isinstance(seed[0], torch.Generator):
+            return None, torch.stack([_draw(_checked_generator(op, s)).to(device) for s in seed])
         numbers = tuple(_checked_seed(op, s, 1) for s in seed)
         return None, torch.tensor(numbers, dtype=torch.int64) if device.type == "cpu" else _copied(numbers, device)
     return _checked_seed(op, seed, samples), None
@@ -130,7 +130,7 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _checked_seed(op: str, seed: object, samples: int) -> int:
+def _checked_seed(op: str, seed: Any, samples: int) -> int:
     if isinstance(seed, np.integer):
         seed = int(seed)
     if isinstance(seed, bool) or not isinstance(seed, (int, torch.SymInt)):
@@ -143,7 +143,7 @@ def _checked_seed(op: str, seed: object, samples: int) -> int:
             f"{op}: seed must be 0 <= seed < 2**63, and seed + b too for each of {samples} samples, got {seed}; "
             "reduce it modulo 2**62"
         )
-    return seed  # pyright: ignore[reportReturnType]  a SymInt counts as an int under torch.compile
+    return seed
 
 
 def _seed_tensor(op: str, seeds: Tensor, samples: int, device: torch.device) -> Tensor:
@@ -154,6 +154,12 @@ def _seed_tensor(op: str, seeds: Tensor, samples: int, device: torch.device) -> 
     if seeds.is_cpu and not torch.compiler.is_compiling() and bool((seeds < 0).any()):
         raise ValueError(f"{op}: seed must be 0 <= seed < 2**63, got {int(seeds.min())} in a tensor of seeds")
     return seeds.to(device).contiguous()
+
+
+def _checked_generator(op: str, generator: object) -> torch.Generator:
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"{op}: seed must hold only generators or only ints, got {type(generator).__name__} among them")
+    return generator
 
 
 def _draw(generator: torch.Generator) -> Tensor:

@@ -61,8 +61,8 @@ def compile_kernel(
         "options": {"num_warps": num_warps, "enable_fp_fusion": False, **options},
     }
     worker = _running_worker()
-    worker.stdin.write(json.dumps(job) + "\n")
-    worker.stdin.flush()
+    assert worker.stdin is not None and worker.stdout is not None
+    print(json.dumps(job), file=worker.stdin, flush=True)
     answer = worker.stdout.readline()
     if not answer:
         raise RuntimeError(f"the compiling process ended with {worker.wait()}; its messages are above")
@@ -119,11 +119,11 @@ def _compile(module: str, name: str, signature: dict, constexprs: dict, target: 
     gpu = GPUTarget("cuda", int(target[3:]), 32) if target.startswith("sm_") else GPUTarget("hip", target, 64)
     kernel = triton.compile(ASTSource(fn, types, constexprs), target=gpu, options=options)
     asm = {stage: text for stage, text in kernel.asm.items() if isinstance(text, str)}
-    registers, spills = _assembled(asm["ptx"], gpu.arch) if "ptx" in asm else _described(asm["amdgcn"])
+    registers, spills = _assembled(asm["ptx"]) if "ptx" in asm else _described(asm["amdgcn"])
     return {"target": target, "shared": kernel.metadata.shared, "registers": registers, "spills": spills, "asm": asm}
 
 
-def _assembled(ptx: str, arch: int) -> tuple[int, int]:
+def _assembled(ptx: str) -> tuple[int, int]:
     """Registers and bytes of spilling by the ptxas that Triton ships."""
     import tempfile
 
@@ -132,11 +132,19 @@ def _assembled(ptx: str, arch: int) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
-        gpu = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
-        command = [get_ptxas(arch).path, "-v", "--fmad=false", f"--gpu-name={gpu}", source, "-o", f"{source}.o"]
+        (gpu,) = re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)
+        command = [
+            get_ptxas(int(gpu.strip("sm_af"))).path,
+            "-v",
+            "--fmad=false",
+            f"--gpu-name={gpu}",
+            source,
+            "-o",
+            f"{source}.o",
+        ]
         log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
-    return int(re.search(r"Used (\d+) registers", log)[1]), sum(map(int, spills))
+    (registers,) = re.findall(r"Used (\d+) registers", log)
+    return int(registers), sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", log)))
 
 
 def _described(amdgcn: str) -> tuple[int, int]:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does this machine give the right bits? Every test vector of `golden/`, on every backend that can run here."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from importlib import resources
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import dispatch, normal
+
+Row = dict[str, Any]
+
+
+class Result(NamedTuple):
+    """What one test vector, or a whole backend that is missing, came to."""
+
+    backend: str
+    op: str
+    outcome: Literal["passed", "failed", "skipped"]
+    detail: str
+
+
+def run(backends: Iterable[str] = dispatch.BACKENDS, rows: Iterable[Row] | None = None) -> list[Result]:
+    """Compute every row on every backend and compare SHA-256 digests of the results' bytes.
+
+    A backend that is missing here gives one result, "skipped", with the reason. An op that raises has failed.
+    """
+    rows = vectors() if rows is None else list(rows)
+    results = []
+    for name in backends:
+        why = dispatch.missing(name)
+        if why is not None:
+            results.append(Result(name, "all", "skipped", why))
+            continue
+        device = torch.device("cuda" if name == "triton" and torch.cuda.is_available() else "cpu")
+        with dispatch.backend(name):
+            results += [_compared(name, row, device) for row in rows]
+    return results
+
+
+def vectors() -> list[Row]:
+    """All rows of all files in `golden/`, written by `python -m reference.golden`."""
+    folder = resources.files("spectral_kernels") / "golden"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
+    return [row for file in files for row in json.loads(file.read_text())]
+
+
+def _compared(backend: str, row: Row, device: torch.device) -> Result:
+    arguments = {key: value for key, value in row.items() if key not in ("op", "sha256")}
+    case = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    try:
+        found = digest(OPS[row["op"]](device=device, **arguments))
+    except Exception as error:  # a broken backend must not hide the others
+        return Result(backend, row["op"], "failed", f"{case}: {type(error).__name__}: {error}")
+    if found != row["sha256"]:
+        return Result(backend, row["op"], "failed", f"{case}: SHA-256 is {found}, must be {row['sha256']}")
+    return Result(backend, row["op"], "passed", case)
+
+
+def digest(result: Tensor) -> str:
+    return hashlib.sha256(result.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _normal(shape: list[int], seed: int | list[int], stream: int, dtype: str, device: torch.device) -> Tensor:
+    return normal(shape, seed, stream=stream, dtype=getattr(torch, dtype), device=device)
+
+
+# How a row's arguments become a call; the row's "op" is the key.
+OPS: dict[str, Callable[..., Tensor]] = {"normal": _normal}
