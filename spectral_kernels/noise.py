@@ -143,7 +143,7 @@ def _checked_seed(op: str, seed: Any, samples: int) -> int:
             f"{op}: seed must be 0 <= seed < 2**63, and seed + b too for each of {samples} samples, got {seed}; "
             "reduce it modulo 2**62"
         )
-    return seed
+    return seed  # pyright: ignore[reportReturnType]  a SymInt while tracing
 
 
 def _seed_tensor(op: str, seeds: Tensor, samples: int, device: torch.device) -> Tensor:
