@@ -45,12 +45,20 @@ class Compiled:
 
 
 def compile_kernel(
-    fn, signature: dict[str, str], constexprs: dict | None = None, *, target: str, num_warps: int = 4, **options
+    fn,
+    signature: dict[str, str | tuple[str, ...]],
+    constexprs: dict | None = None,
+    *,
+    target: str,
+    num_warps: int = 4,
+    aligned: tuple[str, ...] = (),
+    **options,
 ) -> Compiled:
     """Compile `fn`, a `@triton.jit` function at the top level of a module, for "sm_80", ..., or "gfx942".
 
-    `signature` types the runtime arguments ("*fp32", "i64", "fp64"), `constexprs` gives the others (numbers, strings,
-    None). Further options go to Triton (`num_stages`); floating-point fusion is off unless asked for.
+    `signature` types the runtime arguments ("*fp32", "i64", "fp64", a tuple of types for a tuple), `constexprs` gives
+    the others (numbers, strings, None), `aligned` names arguments that a launch would find divisible by 16. Further
+    options go to Triton (`num_stages`); floating-point fusion is off unless asked for.
     """
     job = {
         "module": fn.fn.__module__,
@@ -58,6 +66,7 @@ def compile_kernel(
         "signature": signature,
         "constexprs": constexprs or {},
         "target": target,
+        "aligned": list(aligned),
         "options": {"num_warps": num_warps, "enable_fp_fusion": False, **options},
     }
     worker = _running_worker()
@@ -104,7 +113,9 @@ def _serve() -> None:
         answers.flush()
 
 
-def _compile(module: str, name: str, signature: dict, constexprs: dict, target: str, options: dict) -> dict:
+def _compile(
+    module: str, name: str, signature: dict, constexprs: dict, target: str, aligned: list[str], options: dict
+) -> dict:
     import importlib
 
     import triton
@@ -116,8 +127,16 @@ def _compile(module: str, name: str, signature: dict, constexprs: dict, target: 
     if missing:
         raise TypeError(f"{name}: neither signature nor constexprs has {', '.join(missing)}")
     types = {n: "constexpr" if n in constexprs else signature[n] for n in fn.arg_names}
+    types = {n: tuple(t) if isinstance(t, list) else t for n, t in types.items()}  # JSON knows no tuples
+    places = [
+        (i, *place)
+        for i, (n, t) in enumerate(types.items())
+        if n in aligned
+        for place in ([(j,) for j in range(len(t))] if isinstance(t, tuple) else [()])
+    ]
+    attributes = {place: [["tt.divisibility", 16]] for place in places}
     gpu = GPUTarget("cuda", int(target[3:]), 32) if target.startswith("sm_") else GPUTarget("hip", target, 64)
-    kernel = triton.compile(ASTSource(fn, types, constexprs), target=gpu, options=options)
+    kernel = triton.compile(ASTSource(fn, types, constexprs, attributes), target=gpu, options=options)
     asm = {stage: text for stage, text in kernel.asm.items() if isinstance(text, str)}
     registers, spills = _assembled(asm["ptx"]) if "ptx" in asm else _described(asm["amdgcn"])
     return {"target": target, "shared": kernel.metadata.shared, "registers": registers, "spills": spills, "asm": asm}

@@ -14,16 +14,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from spectral_kernels.kernels.rounding import round_to
+
 
 @dataclass(frozen=True)
 class Launch:
     """Settings that change speed, never bits."""
 
-    block: int = 1024  # with 4 warps a thread holds 8 elements: one 16-byte load per half-type feature
+    block: int = 1024
     num_warps: int = 4
 
 
-LAUNCH = Launch()
+# A thread holds 8 elements, one 16-byte load per half-type feature: 4 warps have 128 threads on NVIDIA, 256 on AMD.
+LAUNCH = Launch(2048 if torch.version.hip else 1024)
 
 # Kernel arguments may take 4 KiB; pointers and weights stay below half of that.
 MOST_POINTERS = 128
@@ -36,17 +39,13 @@ ALIGNED = 16
 @triton.jit
 def _canonical(x, dtype: tl.constexpr):
     """Rounded to the output dtype; every NaN is the quiet one with an empty payload."""
-    if dtype == tl.float32:
-        return tl.where(x != x, tl.full([1], 0x7FC00000, tl.int32).to(tl.float32, bitcast=True), x.to(tl.float32))
-    elif dtype == tl.bfloat16:
-        # By integer operations: Triton's interpreter cuts bfloat16 off instead of rounding it.
-        bits = x.to(tl.float32).to(tl.int32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return tl.where(x != x, 0x7FC0, bits).to(tl.int16).to(tl.bfloat16, bitcast=True)
-    elif dtype == tl.float16:
-        return tl.where(x != x, tl.full([1], 0x7E00, tl.int16).to(tl.float16, bitcast=True), x.to(tl.float16))
-    else:
-        return x.to(dtype)
+    if x.dtype == tl.float64:
+        if dtype == tl.float64:
+            return x
+        x = x.to(tl.float32)
+    elif dtype == tl.float64:
+        return x.to(tl.float64)
+    return round_to(tl.where(x != x, tl.full([1], 0x7FC00000, tl.int32).to(tl.float32, bitcast=True), x), dtype)
 
 
 @triton.jit
@@ -66,17 +65,18 @@ def _decoded(code, exponent, encoding: tl.constexpr):
 
 
 @triton.jit
-def _sums(features, exponents, weights, o, m, count, K: tl.constexpr, G: tl.constexpr, ACC: tl.constexpr,
+def _sums(features, exponents, weights, o, m, count, K: tl.constexpr, G: tl.constexpr, WIDE: tl.constexpr,
           SCALARS: tl.constexpr, encoding: tl.constexpr):  # fmt: skip
     """acc_g = w[g, 0] h_0, then acc_g = acc_g + w[g, k] h_k; `weights` a tuple of scalars [G K] or a pointer [G,
     count]."""
     sums = ()
+    acc: tl.constexpr = tl.float64 if WIDE else tl.float32
     for k in tl.static_range(K):
         # More than half of the pointers are always live, the rest is masked off.
         live = m & (tl.full(m.shape, k, tl.int32) < count) if 2 * k > K else m
         code = tl.load(features[k] + o, mask=live, other=0.0)
         if encoding == "":
-            h = code.to(ACC)
+            h = code.to(acc)
         else:
             h = _decoded(code, tl.load(exponents[k] + o // 32, mask=live, other=0), encoding)
         grown = ()
@@ -85,7 +85,7 @@ def _sums(features, exponents, weights, o, m, count, K: tl.constexpr, G: tl.cons
                 w = weights[g * K + k]
             else:
                 w = tl.load(weights + g * count + k, mask=k < count, other=0.0)
-            term = w.to(ACC) * h
+            term = w.to(acc) * h
             if k == 0:
                 grown = grown + (term,)
             elif 2 * k > K:
@@ -98,10 +98,11 @@ def _sums(features, exponents, weights, o, m, count, K: tl.constexpr, G: tl.cons
 
 @triton.jit
 def forecast_kernel(features, exponents, weights, out, start, stop, stride, count, K: tl.constexpr, G: tl.constexpr,
-                    ACC: tl.constexpr, SCALARS: tl.constexpr, encoding: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+                    WIDE: tl.constexpr, SCALARS: tl.constexpr, encoding: tl.constexpr,
+                    BLOCK: tl.constexpr):  # fmt: skip
     o = start + tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     m = o < stop
-    sums = _sums(features, exponents, weights, o, m, count, K, G, ACC, SCALARS, encoding)
+    sums = _sums(features, exponents, weights, o, m, count, K, G, WIDE, SCALARS, encoding)
     for g in tl.static_range(G):
         tl.store(out + g * stride + o, _canonical(sums[g], out.dtype.element_ty), mask=m)
 
@@ -217,7 +218,7 @@ def chebyshev_forecast_kernel(features, positions, targets, out, start, stop, st
     for begin in range(first, stop, tl.num_programs(0).to(tl.int64) * BLOCK):
         o = begin + tl.arange(0, BLOCK)
         m = o < stop
-        sums = _sums(features, (), weights, o, m, count, K, G, tl.float32, True, "")
+        sums = _sums(features, (), weights, o, m, count, K, G, False, True, "")
         for g in tl.static_range(G):
             tl.store(out + g * stride + o, _canonical(sums[g], out.dtype.element_ty), mask=m)
 
@@ -267,7 +268,7 @@ def forecast(
                 count,
                 K=K,
                 G=rows.shape[0],
-                ACC=tl.float64 if wide else tl.float32,
+                WIDE=wide,
                 SCALARS=scalars,
                 encoding=encoding,
                 BLOCK=launch.block,

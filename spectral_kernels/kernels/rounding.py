@@ -15,6 +15,9 @@ def round_to(x, DTYPE: tl.constexpr):
         bits = x.to(tl.int32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         y = rounded.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    elif DTYPE == tl.float16:
+        # NVIDIA converts every NaN to 0x7FFF, which is another NaN.
+        y = tl.where(x != x, tl.full([1], 0x7E00, tl.int16).to(tl.float16, bitcast=True), x.to(tl.float16))
     else:
         y = x.to(DTYPE)
     return y
