@@ -93,9 +93,10 @@ class Forecaster:
         self._bound = max_features if max_features is not None else _history(weights, options)
         self._evaluations = num_steps if evaluations is None else evaluations
         self.reset()
-        # A wrong option is an error now, not in the middle of a run; all steps together determine any fit that a run
-        # can.
-        self._weights(range(num_steps + 1), num_steps)
+        # A wrong option is an error now, not in the middle of a run. Steps over the whole run determine any fit that a
+        # run can; 64 of them are as good as all.
+        tried = min(num_steps, 64)
+        self._weights([num_steps * i // tried for i in range(tried + 1)], num_steps, {})
 
     def reset(self) -> None:
         """Forget everything: the next update begins a new run, of any shape, dtype and device."""
@@ -181,7 +182,7 @@ class Forecaster:
 
     # ------------------------------------------------------------ out
 
-    def predict(self, step: float | Sequence[float] | Tensor, *, out: Tensor | None = None) -> Tensor:
+    def predict(self, step: float | Sequence[float] | Tensor, *, out: Tensor | None = None, **options: Any) -> Tensor:
         """The forecast at a step that is not before the last update; several steps give [G, ...] from one pass over the
         history.
 
@@ -192,8 +193,8 @@ class Forecaster:
         if not self.steps:
             raise ValueError("Forecaster: nothing to forecast from: update() was not called since the last reset()")
         if isinstance(step, Tensor) and ops.on_device(step):
-            return self._predict_on_device(step, out)
-        weights = self.weights(step)
+            return self._predict_on_device(step, out, options)
+        weights = self.weights(step, **options)
         if self._storage == "features" and not self.encoding and not self.offload:
             return forecast(self._features, weights, out=out)
         matrix = weights if weights.ndim == 2 else weights[None]
@@ -207,9 +208,9 @@ class Forecaster:
         result = result if weights.ndim == 2 else result[0]
         return result if out is None else out.copy_(result)
 
-    def weights(self, step: float | Sequence[float] | Tensor) -> Tensor:
-        """The weights of `predict(step)`: over the kept features, or over [moments, last two features]."""
-        return self._weights(self.steps, step)
+    def weights(self, step: float | Sequence[float] | Tensor, **options: Any) -> Tensor:
+        """The weights of `predict(step, ...)`: over the kept features, or over [moments, last two features]."""
+        return self._weights(self.steps, step, options)
 
     def error_bound(self, step: float) -> float:
         """Largest error that the encoding can add to the forecast at a step, as a multiple of the largest magnitude
@@ -219,14 +220,14 @@ class Forecaster:
             return 0.0
         return ERROR_BOUND[self.encoding] * float(self.weights(step).double().abs().sum())
 
-    def _weights(self, steps: Sequence[int], target: Any) -> Tensor:
+    def _weights(self, steps: Sequence[int], target: Any, options: dict[str, Any]) -> Tensor:
         maker = (
             moment_weights if self._asked == "moments" or getattr(self, "_moments", None) is not None else self._maker
         )
         axis = {} if self.sigmas is None else {"sigmas": self.sigmas}
-        return maker(steps, target, self.num_steps, **axis, **self.options)
+        return maker(steps, target, self.num_steps, **axis, **{**self.options, **options})
 
-    def _predict_on_device(self, step: Tensor, out: Tensor | None) -> Tensor:
+    def _predict_on_device(self, step: Tensor, out: Tensor | None, options: dict[str, Any]) -> Tensor:
         if self._maker is not chebyshev_weights or self._storage != "features" or self.encoding or self.offload:
             raise ValueError(
                 "Forecaster: a step on the device needs chebyshev_weights on plain features on the device; pass the "
@@ -235,7 +236,8 @@ class Forecaster:
         if self._times is None:
             x = positions(self.steps, self.num_steps, self.sigmas)
             self._times = torch.tensor(x, dtype=torch.float64, device=self._device)
-        result = chebyshev_forecast(self._features, self._times, step, self.num_steps, **self.options)
+        options = {**self.options, **options}
+        result = chebyshev_forecast(self._features, self._times, step, self.num_steps, **options)
         return result if out is None else out.copy_(result)
 
     def _from_host(self, matrix: Tensor) -> Tensor:
@@ -261,6 +263,11 @@ class Forecaster:
     def storage(self) -> str:
         """ "features" or "moments"; "auto" until the first update decides."""
         return self._storage
+
+    @property
+    def shape(self) -> torch.Size | None:
+        """Shape of the features of this run; None before the first update."""
+        return self._shape
 
     @property
     def nbytes(self) -> int:
