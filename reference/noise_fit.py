@@ -33,7 +33,7 @@ def near_minimax(
 
 def quantile(level: Numbers) -> Numbers:
     """x > 0 with P(X > x) = 2^-(2^level) for a standard normal X."""
-    return np.negative(ndtri_exp(-np.log(2) * 2.0**level))
+    return -ndtri_exp(-np.log(2) * 2.0**level)  # pyright: ignore[reportUnknownVariableType]  SciPy has no types for it
 
 
 def log2() -> NDArray[np.float32]:
