@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m spectral_kernels COMMAND`. A command is a function below and its line in COMMANDS."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from spectral_kernels import dispatch
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def info(parser: argparse.ArgumentParser) -> Run:
+    """versions, devices, and each backend or why it is missing"""
+    del parser  # takes no arguments
+
+    def run(arguments: argparse.Namespace) -> int:
+        del arguments
+        from spectral_kernels.info import report
+
+        print(report())
+        return 0
+
+    return run
+
+
+def selftest(parser: argparse.ArgumentParser) -> Run:
+    """test vectors on every backend of this machine: the promise of equal bits, checked here"""
+    parser.add_argument("--backend", action="append", choices=dispatch.BACKENDS, help="only this one (repeatable)")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from spectral_kernels import selftest
+
+        failed = 0
+        for name in arguments.backend or dispatch.BACKENDS:
+            begun = time.perf_counter()
+            results = selftest.run([name])
+            count = Counter(result.outcome for result in results)
+            for result in results:
+                if result.outcome == "skipped":
+                    print(f"{name}: missing, {result.detail}")
+                elif result.outcome == "failed":
+                    print(f"{name}: {result.op} FAILED, {result.detail}")
+            tried = count["passed"] + count["failed"]
+            if tried:
+                print(f"{name}: {count['passed']} of {tried} test vectors agree, {time.perf_counter() - begun:.1f} s")
+            failed += count["failed"]
+            # Whoever asks for a backend by name wants it tested.
+            failed += count["skipped"] if arguments.backend else 0
+        return 1 if failed else 0
+
+    return run
+
+
+# Each takes its parser, adds its arguments, and returns what is to run; the first line of its docstring is the help.
+# What a command needs is imported when it runs.
+COMMANDS = (info, selftest)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m spectral_kernels", description="Spectral kernels.")
+    choices = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        meaning = (command.__doc__ or "").partition("\n")[0]
+        choice = choices.add_parser(command.__name__, help=meaning, description=meaning)
+        choice.set_defaults(run=command(choice))
+    arguments = parser.parse_args(argv)
+    return arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

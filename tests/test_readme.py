@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's Python examples run as they stand, and its make commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_example_runs(example):
+    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_there_is_an_example():
+    assert EXAMPLES
+
+
+def test_make_commands_exist():
+    named = set(re.findall(r"^    make (\w+)", README, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"test", "lint"} <= named <= targets
+
+
+def test_files_named_exist():
+    for path in re.findall(r"`((?:tests|reference|bench|spectral_kernels|bindings)/[\w./]*)`", README):
+        assert (ROOT / path).exists(), path
