@@ -73,12 +73,18 @@ def expand(x, size, t, *, basis="dct", noise=None, seed=None, align=True, dtype=
     return rounded(y, dtype), (aligned if per_sample else float(aligned))
 
 
-def truncate(x, size, *, basis="dct", normalize=True, dtype=np.float32):
-    """x_low = (T_h^T (T_H x T_W^T)[:h, :w] T_w) / r: the way down. The division is a product with 1 / r."""
+def truncate(x, size, *, t=0.0, basis="dct", normalize=True, dtype=np.float32):
+    """x_low = alpha T_h^T (T_H x T_W^T)[:h, :w] T_w: the way down.
+
+    alpha = (1 + (r - 1) t) / r = 1 / kappa: at t = 0 the division by r that keeps the mean of a clean image, else the
+    coarse state at time t of a state in full-resolution coordinates. Without `normalize`, alpha = 1.
+    """
     fine = x.shape[-2:]
-    alpha = 1.0 / resolution_ratio(fine, size) if normalize else 1.0
+    ratio = resolution_ratio(fine, size)
+    across = (slice(None),) + (None,) * (x.ndim - 1) if np.ndim(t) == 1 else ()
+    alpha = (1.0 + (ratio - 1.0) * np.asarray(t, np.float64)) / ratio if normalize else np.ones(np.shape(t))
     with np.errstate(invalid="ignore", over="ignore"):
-        return rounded(alpha * both_sides(x, basis, "down", fine, size), dtype)
+        return rounded(alpha[across] * both_sides(x, basis, "down", fine, size), dtype)
 
 
 def transform(x, *, basis="dct", inverse=False, dtype=np.float32):
@@ -91,7 +97,7 @@ def lift(z, v, t, *, basis="dct", dtype=np.float32):
     """The velocity in full-resolution coordinates from the velocity `v` of the coarse model at coarse time `t`.
 
         v' = (z - r up(x0)) / t',   x0 = down(z) t / t' - t v
-           = alpha (up(v) - lowpass(z) / t') + z / t',   alpha = 1 + (r - 1) t
+           = alpha (up(v) - gamma lowpass(z)) + gamma z,   alpha = 1 + (r - 1) t,  gamma = 1 / t'
     """
     fine, coarse = z.shape[-2:], v.shape[-2:]
     ratio = resolution_ratio(fine, coarse)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the public ops ask of their arguments, once for all of them: states, sizes, times, precision."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from spectral_kernels.layouts import Layout, grid_of
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LARGEST_SIDE = 4096
+
+
+def tensor(op: str, x: Tensor) -> None:
+    """A floating-point tensor of a supported type."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: x must be a torch.Tensor, got {type(x).__name__}; torch.from_numpy turns arrays into one")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{op}: x must be float32, float16, bfloat16 or float64, got {x.dtype}; convert with x.to(...)")
+
+
+def state(op: str, x: Tensor, layout: Layout | None = None) -> tuple[str, tuple[int, int]]:
+    """Checks a state; gives its layout's name and plane size."""
+    tensor(op, x)
+    name, size = grid_of(op, x, layout)
+    if max(size) > LARGEST_SIDE:
+        raise ValueError(f"{op}: sides up to {LARGEST_SIDE} are supported, got {size}; work on tiles of the image")
+    return name, size
+
+
+def samples_of(x: Tensor) -> int:
+    """The first dimension of at least three is the batch; a lone plane is one sample."""
+    return x.shape[0] if x.ndim > 2 else 1
+
+
+def target_size(op: str, given: tuple[int, int], scale, size, grows: bool) -> tuple[int, int]:
+    """The output's plane size from exactly one of `scale` (output over input, a number or a pair) and `size`."""
+    if (scale is None) == (size is None):
+        both = "neither" if scale is None else f"both (scale={scale}, size={size})"
+        raise ValueError(f"{op}: give exactly one of scale and size, got {both}")
+    if size is not None:
+        target = _pair(op, "size", size)
+        if not all(isinstance(side, int | torch.SymInt) and not isinstance(side, bool) for side in target):
+            raise TypeError(f"{op}: size must be a pair of integers (height, width), got {size!r}")
+    else:
+        factors = _pair(op, "scale", scale) if isinstance(scale, Sequence) else (scale, scale)
+        for factor in factors:
+            if isinstance(factor, bool) or not isinstance(factor, int | float):
+                raise TypeError(f"{op}: scale must be a number or a pair of numbers, got {scale!r}")
+            legal = math.isfinite(factor) and (factor > 1 if grows else 0 < factor < 1)
+            if not legal:
+                rule, other = ("above 1", "truncate") if grows else ("between 0 and 1", "expand")
+                raise ValueError(
+                    f"{op}: scale is output over input and must be finite and {rule}, got {scale}; "
+                    f"for the other direction use {op.split('_')[0]}_{other}, to keep one side give size"
+                )
+        target = (_round(given[0] * factors[0]), _round(given[1] * factors[1]))
+    if grows and (target[0] < given[0] or target[1] < given[1]):
+        raise ValueError(
+            f"{op}: size must be at least the input's {given}, got {target}; to shrink use {op.split('_')[0]}_truncate"
+        )
+    if not grows and (target[0] > given[0] or target[1] > given[1]):
+        raise ValueError(
+            f"{op}: size must be at most the input's {given}, got {target}; to grow use {op.split('_')[0]}_expand"
+        )
+    if min(target) < 1 or max(target) > LARGEST_SIDE:
+        raise ValueError(f"{op}: both output sides must be between 1 and {LARGEST_SIDE}, got {target}")
+    return target
+
+
+def _pair(op: str, name: str, value) -> tuple:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TypeError(f"{op}: {name} must be a pair (height, width), got {value!r}")
+    return tuple(value)
+
+
+def _round(side: float) -> int:
+    return max(1, math.floor(side + 0.5))
+
+
+def times(op: str, t, samples: int, device: torch.device) -> tuple[float, Tensor | None]:
+    """A time as (float, None), or (0.0, float64 tensor [samples]) when it is a tensor or one per sample.
+
+    Times that can be seen without waiting for a device are checked here; others turn into NaN when out of range.
+    """
+    if isinstance(t, Tensor):
+        if t.requires_grad:
+            raise ValueError(f"{op}: t is a constant of the op and carries no gradient; pass t.detach()")
+        if not t.dtype.is_floating_point or t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, samples)):
+            raise ValueError(f"{op}: t must be a float or hold one per sample ({samples}), got {t.dtype} {tuple(t.shape)}")
+        if t.device.type == "cpu" and not torch.compiler.is_compiling():
+            for value in t.reshape(-1).tolist():
+                _in_range(op, value)
+        elif t.device != device and t.device.type != "cpu":
+            raise ValueError(f"{op}: t is on {t.device} and x on {device}; move one of them")
+        t = t.to(device=device, dtype=torch.float64).expand(samples)
+        return 0.0, torch.where((t >= 0) & (t <= 1), t, torch.nan)
+    if isinstance(t, Sequence) and not isinstance(t, str):
+        if len(t) != samples:
+            raise ValueError(f"{op}: t must be a float or hold one per sample ({samples}), got {len(t)}")
+        return 0.0, _on_device(tuple(_in_range(op, value) for value in t), device)
+    return _in_range(op, t), None
+
+
+@lru_cache(maxsize=64)
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=device)
+
+
+def _in_range(op: str, t) -> float:
+    if isinstance(t, bool) or not isinstance(t, int | float | torch.SymFloat):
+        raise TypeError(f"{op}: t must be a float, a tensor or a sequence of floats, got {type(t).__name__} {t!r}")
+    if not 0 <= t <= 1:
+        raise ValueError(f"{op}: t is the noise level and must lie in [0, 1], got {t}; divide diffusers' timesteps by 1000")
+    return float(t)
+
+
+def precision(op: str, value: str) -> str:
+    if value not in ("exact", "fast"):
+        raise ValueError(f'{op}: precision must be "exact" or "fast", got {value!r}')
+    return value

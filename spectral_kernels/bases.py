@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orthonormal bases as float64 tables: rows are basis vectors in ascending frequency; each proves itself when built.
+
+Every spectral op is a pair of tables between a coarse and a fine grid, so a new basis is one function here. Cosines
+come from big integers, correctly rounded: no entry depends on a C library, and entries equal by symmetry have equal
+bits, which is what lets a kernel fold.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import isqrt
+
+import torch
+from torch import Tensor
+
+from spectral_kernels.exact import exact_matmul, split_table
+
+KINDS = ("analysis", "synthesis", "up", "down", "lowpass")
+ADJOINT = {"analysis": "synthesis", "synthesis": "analysis", "up": "down", "down": "up", "lowpass": "lowpass"}
+
+_ONE = 1 << 224  # fixed point: 53 bits of result, the rest against the recurrence
+
+
+def _pi() -> int:
+    """pi in fixed point by Machin's formula, 16 arctan(1/5) - 4 arctan(1/239)."""
+
+    def arctan_of_inverse(x: int) -> int:
+        total, power, k = 0, _ONE // x, 1
+        while power:
+            total += power // k if k % 4 == 1 else -(power // k)
+            power, k = power // (x * x), k + 2
+        return total
+
+    return 16 * arctan_of_inverse(5) - 4 * arctan_of_inverse(239)
+
+
+def _quarter_cosines(n: int, numerator: int) -> Tensor:
+    """sqrt(numerator / n) cos(pi a / (2 n)) for a = 0..n in float64, correctly rounded.
+
+    Chebyshev's recurrence cos((a + 1) u) = 2 cos(u) cos(a u) - cos((a - 1) u) loses below 2 log2(n) + 2 of the 224 bits.
+    """
+    angle = _pi() // (2 * n)
+    first, term, k = 0, _ONE, 0
+    while term:
+        first += term if k % 4 == 0 else -term
+        term = term * angle // _ONE * angle // _ONE // ((k + 1) * (k + 2))
+        k += 2
+    weight = isqrt(numerator * _ONE * _ONE // n)
+    values, before, now = [], first, _ONE
+    for _ in range(n):
+        values.append(now * weight / (_ONE * _ONE))
+        before, now = now, 2 * first * now // _ONE - before
+    return torch.tensor([*values, 0.0], dtype=torch.float64, device="cpu")
+
+
+def _cosines(quarter_turns: Tensor, n: int, values: Tensor) -> Tensor:
+    """Entries for the angles pi a / (2 n), any integer a, from those of the first quarter turn."""
+    a = quarter_turns % (4 * n)
+    a = torch.minimum(a, 4 * n - a)
+    return torch.where(a <= n, values[a.clamp(max=n)], -values[(2 * n - a).clamp(max=n)])
+
+
+def _grid(n: int) -> tuple[Tensor, Tensor]:
+    index = torch.arange(n, device="cpu")
+    return index[:, None], index[None, :]
+
+
+def dct(n: int) -> Tensor:
+    """DCT-II: T[k, j] = s_k cos(pi (2 j + 1) k / (2 n)), s_0 = sqrt(1 / n), s_k = sqrt(2 / n)."""
+    k, j = _grid(n)
+    table = _cosines((2 * j + 1) * k, n, _quarter_cosines(n, 2))
+    table[0] = _quarter_cosines(n, 1)[0]
+    return table
+
+
+def fft(n: int) -> Tensor:
+    """Real Fourier basis: 1, cos 1, sin 1, cos 2, sin 2, ...; for even n the last row is the Nyquist row (-1)^j / sqrt(n)."""
+    k, j = _grid(n)
+    sine = (k % 2 == 0) & (k > 0)
+    table = _cosines(4 * ((k + 1) // 2) * j - n * sine, n, _quarter_cosines(n, 2))
+    level = _quarter_cosines(n, 1)[0]
+    table[0] = level
+    if n % 2 == 0:
+        table[n - 1] = torch.where(j[0] % 2 == 0, level, -level)
+    return table
+
+
+ANALYSIS: dict[str, Callable[[int], Tensor]] = {"dct": dct, "fft": fft}
+
+
+@lru_cache(maxsize=64)
+def analysis(basis: str, n: int) -> Tensor:
+    """T_n [n, n] in float64, orthonormal to rounding."""
+    table = ANALYSIS[basis](n)
+    error = float((table @ table.T - torch.eye(n, dtype=torch.float64, device="cpu")).abs().max())
+    if not error < 1e-12:
+        raise ArithmeticError(f"bases: {basis} of size {n} is not orthonormal, T T^T - 1 reaches {error:.1e}")
+    return table
+
+
+@lru_cache(maxsize=128)
+def table(basis: str, kind: str, fine: int, coarse: int) -> Tensor:
+    """The map named `kind` between grids of `fine` and `coarse` points, float64.
+
+    analysis  T_H                  fine x fine        synthesis  T_H^T              fine x fine
+    up        T_H[:h]^T T_h        fine x coarse      down       T_h^T T_H[:h]      coarse x fine
+    lowpass   T_H[:h]^T T_H[:h]    fine x fine        products exact to three slices, so that their bits are defined
+    """
+    if kind == "analysis":
+        return analysis(basis, fine)
+    if kind == "synthesis":
+        return analysis(basis, fine).T.contiguous()
+    low = analysis(basis, fine)[:coarse]
+    if kind == "up":
+        return exact_matmul(low.T.contiguous(), analysis(basis, coarse), slices=3)
+    if kind == "down":
+        return table(basis, "up", fine, coarse).T.contiguous()
+    return exact_matmul(low.T.contiguous(), low, slices=3)
+
+
+@lru_cache(maxsize=256)
+def sliced(basis: str, kind: str, fine: int, coarse: int, device: torch.device) -> Tensor:
+    """The two slices of a table as float32 [2, m, K] on a device; each slice fits float32 exactly."""
+    return torch.stack(split_table(table(basis, kind, fine, coarse))).to(torch.float32).to(device)
+
+
+@lru_cache(maxsize=256)
+def rounded(basis: str, kind: str, fine: int, coarse: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A table [m, K] in float32 (tier "fast") or float64 (float64 inputs) on a device."""
+    return table(basis, kind, fine, coarse).to(dtype).to(device)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spectral resolution changes of diffusion states: expansion, truncation, and the lift between them.
+
+Source: Spectral Progressive Diffusion, section 4.1 and appendix A.2. Noise levels t run from 0 (data) to 1 (noise),
+z_t = (1 - t) x + t eps; r = sqrt(H W / (h w)) is the resolution ratio.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import arguments
+from spectral_kernels.dispatch.planes import plane_product
+from spectral_kernels.layouts import Layout, resized
+from spectral_kernels.noise import seeds_for
+from spectral_kernels.schedule import align_time
+
+
+class Expanded(NamedTuple):
+    """An expanded state and its time."""
+
+    x: Tensor
+    t: float | Tensor
+
+
+def dct_expand(
+    x: Tensor,
+    scale=None,
+    *,
+    t,
+    size=None,
+    seed=None,
+    noise: Tensor | None = None,
+    align: bool = True,
+    layout: Layout | None = None,
+    precision: str = "exact",
+) -> Expanded:
+    """Raise the resolution of a diffusion state in the cosine basis: keep its spectrum, fill the rest with noise.
+
+        y  = kappa T_H^T [ T_h x T_w^T in the low corner, t E elsewhere ] T_W
+        kappa = r / (1 + (r - 1) t),    t' = r t / (1 + (r - 1) t),    r = sqrt(H W / (h w))
+
+    T_n is the orthonormal DCT-II, E standard normal. The result is a state of the flow at the noisier time t'.
+
+    Parameters
+    ----------
+    x : state [..., h, w] at time t, or tokens with `layout`; float32, float16, bfloat16 or float64, any strides. With
+        three or more dimensions the first is the batch.
+    scale : output over input size, a number above 1 or a pair (height, width); sides are rounded half up.
+    t : noise level in [0, 1], a float or one per sample (sequence or tensor).
+    size : output size (H, W) in place of `scale`, at least the input's; sides to 4096.
+    seed : int in [0, 2^63): sample b draws from seed + b, so it gets the same noise alone or in any batch. Or one int
+        per sample, an int64 tensor, a torch.Generator, or a list of them. See `normal`.
+    noise : spectral noise [..., H, W] like the output in place of `seed`; its low corner [:h, :w] is ignored.
+        Exactly one of seed and noise must be given unless t is 0.
+    align : False keeps kappa = 1 and t' = t (the state is then no state of the flow).
+    layout : how planes lie in memory, default `Planes()`; the output has the same layout at the new size.
+    precision : "exact", the same bits on every backend, correctly rounded but for about one element in ten thousand;
+        or "fast", float32 arithmetic with relative error below 2e-6 (tf32x3 on a GPU) and no promise of bits.
+
+    Returns
+    -------
+    Expanded(x, t) : the state at the new size, in the dtype of `x`, and its time t' (float64 tensor for many times).
+
+    Raises
+    ------
+    ValueError, TypeError : for arguments that do not fit, before anything is computed.
+
+    Notes
+    -----
+    A plane that holds a NaN or an infinity becomes NaN everywhere. Gradients flow to `x` and `noise`. Source:
+    Spectral Progressive Diffusion, equations of section 4.1; `reference/expand.py` is the definition.
+    """
+    return _expand("dct_expand", "dct", x, scale, t, size, seed, noise, align, layout, precision)
+
+
+def dct_truncate(
+    x: Tensor, scale=None, *, size=None, normalize: bool = True, t=0.0, layout: Layout | None = None,
+    precision: str = "exact",
+) -> Tensor:
+    """Lower the resolution of a state in the cosine basis: keep the low corner of its spectrum.
+
+        y = alpha T_h^T (T_H x T_W^T)[:h, :w] T_w,    alpha = (1 + (r - 1) t) / r
+
+    Parameters
+    ----------
+    x : state [..., H, W], or tokens with `layout`; dtypes and strides as in `dct_expand`.
+    scale : output over input size, a number in (0, 1) or a pair; sides are rounded half up.
+    size : output size (h, w) in place of `scale`, at most the input's.
+    normalize : divide by kappa(t), so that a clean image keeps its mean (t = 0, division by r). False: alpha = 1.
+    t : coarse time, a float or one per sample; `x` is then a state in full-resolution coordinates, of which the state
+        at time t is returned. The way back is `spectral_lift` for velocities and `dct_expand` for states.
+    layout, precision : as in `dct_expand`.
+
+    Returns
+    -------
+    Tensor at the new size, in the dtype and layout of `x`. `dct_expand(dct_truncate(x, size=s), size=S, t=0)` is the
+    low-pass of x.
+    """
+    return _truncate("dct_truncate", "dct", x, scale, size, normalize, t, layout, precision)
+
+
+def spectral_lift(
+    z: Tensor, v: Tensor, *, t, size=None, basis: str = "dct", layout: Layout | None = None, precision: str = "exact"
+) -> Tensor:
+    """Lift a coarse model's velocity to full-resolution coordinates.
+
+        v' = (z - r up(x0)) / t',    x0 = down(z) t / t' - t v,    t' = r t / (1 + (r - 1) t)
+
+    In these coordinates the state stays at full resolution and the progressive method is a cheaper velocity: the low
+    band from the coarse model, and z / t' for the high band, which is noise. `down` and `up` are truncation and
+    expansion without factors.
+
+    Parameters
+    ----------
+    z : state [..., H, W] in full-resolution coordinates at the aligned time t'.
+    v : velocity [..., h, w] of the coarse model at `dct_truncate(z, size=(h, w), t=t)` and time t; dtype of z.
+    t : coarse time in (0, 1], a float or one per sample.
+    size : (H, W), needed with a layout of tokens; else that of z.
+    basis : "dct" or "fft".
+    layout : layout of v with its grid (h, w); z and the result have the same layout at `size`.
+    precision : as in `dct_expand`.
+
+    Returns
+    -------
+    Tensor like z. Source: derived from Spectral Progressive Diffusion, section 4.1; see docs of `dct_expand`.
+    """
+    op = "spectral_lift"
+    name, coarse = arguments.state(op, v, layout)
+    if basis not in ("dct", "fft"):
+        raise ValueError(f'{op}: basis must be "dct" or "fft", got {basis!r}')
+    if size is None:
+        if name != "planes":
+            raise ValueError(f"{op}: with a layout of tokens give size=(H, W), the grid of z")
+        size = arguments.state(op, z)[1]
+    fine = arguments.target_size(op, coarse, None, size, grows=True)
+    expected = resized(v.shape, name, fine)
+    _like(op, "z", z, v, expected)
+    samples = arguments.samples_of(v)
+    time, times = arguments.times(op, t, samples, v.device)
+    if times is None and time == 0:
+        raise ValueError(f"{op}: t must be above 0, got {t}; at t = 0 the state is clean and has no velocity to lift")
+    return plane_product(
+        v, z, None, times, None, time, "up", "lowpass", basis, list(fine), list(coarse), name, "lift", "",
+        arguments.precision(op, precision), 0,
+    )  # fmt: skip
+
+
+def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision) -> Expanded:
+    name, coarse = arguments.state(op, x, layout)
+    fine = arguments.target_size(op, coarse, scale, size, grows=True)
+    samples = arguments.samples_of(x)
+    time, times = arguments.times(op, t, samples, x.device)
+    if seed is not None and noise is not None:
+        raise ValueError(f"{op}: give exactly one of seed and noise, got both")
+    if seed is None and noise is None and not (times is None and time == 0):
+        raise ValueError(f"{op}: t = {t} needs noise for the new frequencies; give seed=... or noise=...")
+    base_seed, seeds = (None, None) if seed is None else seeds_for(op, seed, samples, x.device)
+    if noise is not None:
+        _like(op, "noise", noise, x, resized(x.shape, name, fine))
+    y = plane_product(
+        x, noise, seeds, times, base_seed, time, "up", "synthesis" if seed is not None or noise is not None else "",
+        basis, list(fine), list(coarse), name, "expand" if align else "fill", "",
+        arguments.precision(op, precision), 0,
+    )  # fmt: skip
+    original = time if times is None else times
+    if not align:
+        return Expanded(y, original)
+    ratio = (fine[0] * fine[1] / (coarse[0] * coarse[1])) ** 0.5
+    return Expanded(y, align_time(original, ratio)[0])
+
+
+def _truncate(op, basis, x, scale, size, normalize, t, layout, precision) -> Tensor:
+    name, fine = arguments.state(op, x, layout)
+    coarse = arguments.target_size(op, fine, scale, size, grows=False)
+    time, times = arguments.times(op, t, arguments.samples_of(x), x.device)
+    if not normalize and (times is not None or time != 0):
+        raise ValueError(f"{op}: t = {t} sets the factor of normalize=True, got normalize=False; leave one of them out")
+    if layout is not None and name == "patches" and any(side % 2 for side in coarse):
+        raise ValueError(f"{op}: sizes in 2x2 patches must be even, got {coarse}")
+    return plane_product(
+        x, None, None, times, None, time, "down", "", basis, list(fine), list(coarse), name,
+        "truncate" if normalize else "one", "", arguments.precision(op, precision), 0,
+    )  # fmt: skip
+
+
+def _like(op: str, name: str, tensor: Tensor, x: Tensor, shape: list[int]) -> None:
+    """A second tensor must match the first in shape, dtype and device."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if list(tensor.shape) != list(shape):
+        raise ValueError(f"{op}: {name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{op}: {name} must have the dtype {x.dtype}, got {tensor.dtype}; use {name}.to({x.dtype})")
+    if tensor.device != x.device:
+        raise ValueError(f"{op}: {name} is on {tensor.device} and the state on {x.device}; move one of them")
