@@ -42,25 +42,29 @@ def deviates(
     device: torch.device,
 ) -> Tensor:
     """float32 [samples, planes, rows, columns]; sample b has the seed `base_seed + b`, or `seeds[b]`."""
-    if base_seed is not None:
-        seeds = torch.arange(samples, device=device) + base_seed
-    assert seeds is not None
-    noise = torch.empty((samples * planes, rows, columns), dtype=torch.float32, device=device)
+    index = torch.arange(samples * planes, device=device)
+    sample = index // planes if planes else index
+    seed = seeds[sample] if base_seed is None else base_seed + sample
+    return deviates_of_planes(seed, index - sample * planes, rows, columns, stream).view(samples, planes, rows, columns)
+
+
+def deviates_of_planes(seed: Tensor, plane: Tensor, rows: int, columns: int, stream: int) -> Tensor:
+    """float32 [P, rows, columns] for planes chosen at will: int64 `seed` [P] and `plane` [P] within its sample."""
+    noise = torch.empty((len(plane), rows, columns), dtype=torch.float32, device=plane.device)
     if noise.numel() == 0:
-        return noise.view(samples, planes, rows, columns)
-    column = torch.arange(columns, device=device)
+        return noise
+    column = torch.arange(columns, device=plane.device)
     quads = -(-rows // 4)
     quads_at_once = min(quads, max(1, _CALLS // columns))
     planes_at_once = max(1, _CALLS // (quads_at_once * columns))
-    for first in range(0, samples * planes, planes_at_once):
-        index = torch.arange(first, min(first + planes_at_once, samples * planes), device=device)[:, None, None]
-        seed = seeds[index // planes]
+    for first in range(0, len(plane), planes_at_once):
+        part = slice(first, first + planes_at_once)
         for low in range(0, quads, quads_at_once):
-            quad = torch.arange(low, min(low + quads_at_once, quads), device=device)[:, None]
-            words = _words(column, quad, index % planes, stream, seed)
-            block = noise[first : first + planes_at_once, 4 * low : 4 * (low + quads_at_once)]
+            quad = torch.arange(low, min(low + quads_at_once, quads), device=plane.device)[:, None]
+            words = _words(column, quad, plane[part, None, None], stream, seed[part, None, None])
+            block = noise[part, 4 * low : 4 * (low + quads_at_once)]
             block.copy_(_normal(words)[:, : block.shape[1]])
-    return noise.view(samples, planes, rows, columns)
+    return noise
 
 
 def _words(column: Tensor, quad: Tensor, plane: Tensor, stream: int, seed: Tensor) -> Tensor:

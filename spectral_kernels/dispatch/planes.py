@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spectral_kernels import bases, exact, layouts
 from spectral_kernels import dispatch as backends
-from spectral_kernels.dispatch.noise import deviates
+from spectral_kernels.deviates import deviates_of_planes
 
 
 
@@ -191,7 +191,7 @@ def _torch(
         if second is not None and not (times is None and beta == 0):
             if extra is None:
                 seed = base_seed + sample if seeds is None else seeds[sample]
-                extra = deviates(*product.fine, planes % per_sample, seed, product.stream)
+                extra = deviates_of_planes(seed, planes % per_sample, *product.fine, product.stream)
             spectrum = extra
             if product.second == "synthesis":
                 spectrum = extra.clone()

@@ -7,10 +7,14 @@
 halves with that intermediate in memory. Tiles differ in size only: every sum is exact, so no tile changes a bit.
 """
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from spectral_kernels.exact import bits_for
 from spectral_kernels.kernels.exact import accumulate, grid_above, split, table_tile
+from spectral_kernels.kernels.launch import FUSED_SIDE, Tile, fused_tile, pair_tile
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
 from spectral_kernels.kernels.rounding import round_to
 
@@ -197,7 +201,9 @@ def finish(
         z = tl.load(p_other + element(o_row, o_column, other_strides, PATCH), mask=mask, other=0.0)
         y = y + gamma * z.to(y.dtype)
     y = y + 0.0
-    tl.store(p_out + element(o_row, o_column, out_strides, PATCH), round_to(y, p_out.dtype.element_ty), mask=mask)
+    if MODE != "double":
+        y = round_to(y.to(tl.float32), p_out.dtype.element_ty)
+    tl.store(p_out + element(o_row, o_column, out_strides, PATCH), y, mask=mask)
 
 
 @triton.jit(do_not_specialize=["base_seed", "stream"])
@@ -328,3 +334,77 @@ def columns(
         other + plane_offset(i_plane, per_sample, c2, other_strides), o_row, o_column, height, width, out_strides,
         other_strides, SECOND != "", ADD, MODE, PATCH,
     )  # fmt: skip
+
+
+def launch(
+    product,
+    out: Tensor,
+    x: Tensor,
+    other: Tensor | None,
+    seeds: Tensor | None,
+    times: Tensor | None,
+    base_seed: int | None,
+    t: float,
+    tile: Tile | None = None,
+) -> None:
+    """Launch a `spectral_kernels.dispatch.planes.Product` on views [B, C1, C2, h/p, p, w/p, p]; `tile` overrides the choice."""
+    mode = product.mode(x)
+    rows1, columns1 = product.tables(product.kind, mode, x.device)
+    drawn = other is None and product.second != ""
+    second = ("noise" if drawn else "tensor") if product.second else ""
+    if drawn and times is None and t == 0:
+        second = ""
+    rows2, columns2 = product.tables(product.second, mode, x.device) if second else (rows1, columns1)
+    out_size, x_size = _plane(out), _plane(x)
+    other_size = product.fine if second or other is not None else x_size
+    planes, per_sample = x.shape[0] * x.shape[1] * x.shape[2], x.shape[1] * x.shape[2]
+    added = x if other is None else other
+    given = {
+        "MODE": mode,
+        "DOT": "ieee" if torch.version.hip else "tf32x3",
+        "PATCH": x.shape[4],
+        "SECOND": second,
+        "num_stages": 1,
+        "enable_fp_fusion": False,
+    }
+    masked, add = product.second == "synthesis", product.formula == "lift" and other is not None and product.part != "first"
+    bits = [bits_for(table.shape[-1]) for table in (rows1, columns1, rows2, columns2)]
+    names = {"FORMULA": product.formula, "PART": product.part}
+    seed = 0 if base_seed is None else base_seed
+    seed_table, time_table = x if seeds is None else seeds, x if times is None else times
+    strides = [view.stride() for view in (out, x, added)]
+    with torch.cuda.device_of(x):
+        if max(out_size) <= FUSED_SIDE and max(x_size) <= FUSED_SIDE:
+            tile = tile or fused_tile(mode, out_size, x_size)
+            fused[(planes, triton.cdiv(out_size[0], tile.rows))](
+                out, x, added, seed_table, time_table, rows1, columns1, rows2, columns2, seed, product.stream, t,
+                product.ratio, *strides, out_size, x_size, other_size, product.coarse, per_sample, x.shape[2],
+                ADD=add, MASKED=masked, SEEDS=seeds is not None, TIMES=times is not None,
+                BITS_ROWS1=bits[0], BITS_COLUMNS1=bits[1], BITS_ROWS2=bits[2], BITS_COLUMNS2=bits[3],
+                ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
+                WIDTH1=max(16, triton.next_power_of_2(x_size[1])), WIDTH2=max(16, triton.next_power_of_2(other_size[1])),
+                num_warps=tile.warps, **given, **names,
+            )  # fmt: skip
+            return
+        tile = tile or pair_tile(mode)
+        dtype = torch.float32 if mode == "fast" else torch.float64
+        half1 = torch.empty((planes, out_size[0], x_size[1]), dtype=dtype, device=x.device)
+        half2 = torch.empty((planes, out_size[0], other_size[1]), dtype=dtype, device=x.device) if second else half1
+        tiles1 = triton.cdiv(x_size[1], tile.columns)
+        tiles2 = triton.cdiv(other_size[1], tile.columns) if second else 0
+        rows[(planes, triton.cdiv(out_size[0], tile.rows), tiles1 + tiles2)](
+            half1, half2, x, added, seed_table, rows1, rows2, seed, product.stream, *strides[1:], out_size[0], x_size,
+            other_size, product.coarse, per_sample, x.shape[2], tiles1,
+            MASKED=masked, SEEDS=seeds is not None, BITS_ROWS1=bits[0], BITS_ROWS2=bits[2],
+            ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, num_warps=tile.warps, **given,
+        )  # fmt: skip
+        columns[(planes, triton.cdiv(out_size[0], tile.rows), triton.cdiv(out_size[1], tile.columns))](
+            out, half1, half2, added, time_table, columns1, columns2, t, product.ratio, strides[0], strides[2], out_size,
+            x_size[1], other_size[1], per_sample, x.shape[2],
+            ADD=add, TIMES=times is not None, BITS_COLUMNS1=bits[1], BITS_COLUMNS2=bits[3],
+            ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, num_warps=tile.warps, **given, **names,
+        )  # fmt: skip
+
+
+def _plane(view: Tensor) -> tuple[int, int]:
+    return view.shape[3] * view.shape[4], view.shape[5] * view.shape[6]
