@@ -210,7 +210,7 @@ def _canonical(y: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float64:
         return y
     y = y.to(torch.float32)
-    return torch.where(y.isnan(), torch.nan, y).to(dtype)
+    return y.to(dtype).masked_fill_(y.isnan(), torch.nan)
 
 
 def _plane(view: Tensor) -> tuple[int, int]:

@@ -7,6 +7,8 @@
 halves with that intermediate in memory. Tiles differ in size only: every sum is exact, so no tile changes a bit.
 """
 
+import struct
+
 import torch
 import triton
 import triton.language as tl
@@ -16,7 +18,7 @@ from spectral_kernels.exact import bits_for
 from spectral_kernels.kernels.exact import accumulate, grid_above, split, table_tile
 from spectral_kernels.kernels.launch import FUSED_SIDE, Tile, fused_tile, pair_tile
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
-from spectral_kernels.kernels.rounding import round_to
+from spectral_kernels.kernels.rounding import round_to, widen
 
 
 @triton.jit
@@ -41,7 +43,7 @@ def load_rows(p_plane, o_row, o_column, height, width, corner, strides, PATCH: t
     mask = (o_row < height) & (o_column < width)
     if MASKED:
         mask = mask & ((o_row >= corner[0]) | (o_column >= corner[1]))
-    return tl.load(p_plane + element(o_row, o_column, strides, PATCH), mask=mask, other=0.0)
+    return widen(tl.load(p_plane + element(o_row, o_column, strides, PATCH), mask=mask, other=0.0))
 
 
 @triton.jit
@@ -154,6 +156,12 @@ def columns_of_memory(
 
 
 @triton.jit
+def float64_of(pattern):
+    """A double from its bits: Triton would pass a Python float as float32."""
+    return pattern.to(tl.int64).to(tl.float64, bitcast=True)
+
+
+@triton.jit
 def weights(time, ratio, FORMULA: tl.constexpr, PART: tl.constexpr):
     """(alpha, beta, gamma) as in `spectral_kernels.dispatch.planes.weights`, the same operations in the same order."""
     u = 1.0 + (ratio - 1.0) * time
@@ -177,10 +185,12 @@ def weights(time, ratio, FORMULA: tl.constexpr, PART: tl.constexpr):
 
 
 @triton.jit
-def sample_weights(time, ratio, times, i_sample, FORMULA: tl.constexpr, PART: tl.constexpr, TIMES: tl.constexpr):
+def sample_weights(t, ratio, times, i_sample, FORMULA: tl.constexpr, PART: tl.constexpr, TIMES: tl.constexpr):
     if TIMES:
-        time = tl.load(times + i_sample)
-    return weights(time, ratio, FORMULA, PART)
+        t = tl.load(times + i_sample)
+    else:
+        t = float64_of(t)
+    return weights(t, float64_of(ratio), FORMULA, PART)
 
 
 @triton.jit
@@ -199,17 +209,17 @@ def finish(
     mask = (o_row < height) & (o_column < width)
     if ADD:
         z = tl.load(p_other + element(o_row, o_column, other_strides, PATCH), mask=mask, other=0.0)
-        y = y + gamma * z.to(y.dtype)
+        y = y + gamma * widen(z).to(y.dtype)
     y = y + 0.0
     if MODE != "double":
         y = round_to(y.to(tl.float32), p_out.dtype.element_ty)
     tl.store(p_out + element(o_row, o_column, out_strides, PATCH), y, mask=mask)
 
 
-@triton.jit(do_not_specialize=["base_seed", "stream"])
+@triton.jit(do_not_specialize=["base_seed", "stream", "t", "ratio"])
 def fused(
     out, x, other, seeds, times, rows1, columns1, rows2, columns2,
-    base_seed: "i64", stream: "i64", t: "fp64", ratio: "fp64",
+    base_seed: "i64", stream: "i64", t: "i64", ratio: "i64",
     out_strides, x_strides, other_strides, out_size, x_size, other_size, corner, per_sample, c2,
     MODE: tl.constexpr, DOT: tl.constexpr, PATCH: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr,
     MASKED: tl.constexpr, FORMULA: tl.constexpr, PART: tl.constexpr, SEEDS: tl.constexpr, TIMES: tl.constexpr,
@@ -304,9 +314,9 @@ def rows(
             tl.store(p_half, e, mask=m_row & (o_column[None, :] < other_size[1]))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["t", "ratio"])
 def columns(
-    out, half1, half2, other, times, columns1, columns2, t: "fp64", ratio: "fp64",
+    out, half1, half2, other, times, columns1, columns2, t: "i64", ratio: "i64",
     out_strides, other_strides, out_size, width1, width2, per_sample, c2,
     MODE: tl.constexpr, DOT: tl.constexpr, PATCH: tl.constexpr, SECOND: tl.constexpr, ADD: tl.constexpr,
     FORMULA: tl.constexpr, PART: tl.constexpr, TIMES: tl.constexpr,
@@ -369,6 +379,7 @@ def launch(
     }
     masked, add = product.second == "synthesis", product.formula == "lift" and other is not None and product.part != "first"
     bits = [bits_for(table.shape[-1]) for table in (rows1, columns1, rows2, columns2)]
+    t_pattern, ratio_pattern = struct.unpack("<2q", struct.pack("<2d", t, product.ratio))
     names = {"FORMULA": product.formula, "PART": product.part}
     seed = 0 if base_seed is None else base_seed
     seed_table, time_table = x if seeds is None else seeds, x if times is None else times
@@ -377,8 +388,8 @@ def launch(
         if max(out_size) <= FUSED_SIDE and max(x_size) <= FUSED_SIDE:
             tile = tile or fused_tile(mode, out_size, x_size)
             fused[(planes, triton.cdiv(out_size[0], tile.rows))](
-                out, x, added, seed_table, time_table, rows1, columns1, rows2, columns2, seed, product.stream, t,
-                product.ratio, *strides, out_size, x_size, other_size, product.coarse, per_sample, x.shape[2],
+                out, x, added, seed_table, time_table, rows1, columns1, rows2, columns2, seed, product.stream, t_pattern,
+                ratio_pattern, *strides, out_size, x_size, other_size, product.coarse, per_sample, x.shape[2],
                 ADD=add, MASKED=masked, SEEDS=seeds is not None, TIMES=times is not None,
                 BITS_ROWS1=bits[0], BITS_COLUMNS1=bits[1], BITS_ROWS2=bits[2], BITS_COLUMNS2=bits[3],
                 ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
@@ -399,7 +410,7 @@ def launch(
             ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, num_warps=tile.warps, **given,
         )  # fmt: skip
         columns[(planes, triton.cdiv(out_size[0], tile.rows), triton.cdiv(out_size[1], tile.columns))](
-            out, half1, half2, added, time_table, columns1, columns2, t, product.ratio, strides[0], strides[2], out_size,
+            out, half1, half2, added, time_table, columns1, columns2, t_pattern, ratio_pattern, strides[0], strides[2], out_size,
             x_size[1], other_size[1], per_sample, x.shape[2],
             ADD=add, TIMES=times is not None, BITS_COLUMNS1=bits[1], BITS_COLUMNS2=bits[3],
             ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, num_warps=tile.warps, **given, **names,
