@@ -70,7 +70,7 @@ def dct(n: int) -> np.ndarray:
 
 
 def fft(n: int) -> np.ndarray:
-    """Real Fourier basis, rows 1, cos 1, sin 1, cos 2, sin 2, ...; for even n the last is the Nyquist row (-1)^j / sqrt(n)."""
+    """Real Fourier rows 1, cos 1, sin 1, cos 2, sin 2, ...; even n end with the Nyquist row (-1)^j / sqrt(n)."""
     k, j = np.ogrid[:n, :n]
     turns = 4 * ((k + 1) // 2) * j - np.where((k % 2 == 0) & (k > 0), n, 0)
     table = cosines(n, turns, quarter_cosines(n, Decimal(2) / n))

@@ -6,8 +6,8 @@ Every one is a plane product
     y = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0
 
 in float64, each operation rounded once, in this order, rows before columns, then rounded to float32 and from there
-to the type of the output. The final + 0 turns a negative zero into zero. Where beta is 0 the second product is absent. A NaN or an
-infinity anywhere in a plane makes all of it the quiet NaN.
+to the type of the output. The final + 0 turns a negative zero into zero. Where beta is 0 the second product is
+absent. A NaN or an infinity anywhere in a plane makes all of it the quiet NaN.
 """
 
 import math
@@ -41,7 +41,7 @@ def resolution_ratio(fine: tuple[int, int], coarse: tuple[int, int]) -> float:
 
 
 def align_time(t: float, ratio: float) -> tuple[float, float]:
-    """t' = r t / (1 + (r - 1) t) and kappa = r / (1 + (r - 1) t): the time and the factor that make a state of the flow."""
+    """t' = r t / (1 + (r - 1) t), kappa = r / (1 + (r - 1) t): the time and factor that make a state of the flow."""
     divisor = 1.0 + (ratio - 1.0) * t
     return ratio * t / divisor, ratio / divisor
 
@@ -96,8 +96,8 @@ def transform(x, *, basis="dct", inverse=False, dtype=np.float32):
 def lift(z, v, t, *, basis="dct", dtype=np.float32):
     """The velocity in full-resolution coordinates from the velocity `v` of the coarse model at coarse time `t`.
 
-        v' = (z - r up(x0)) / t',   x0 = down(z) t / t' - t v
-           = alpha (up(v) - gamma lowpass(z)) + gamma z,   alpha = 1 + (r - 1) t,  gamma = 1 / t'
+    v' = (z - r up(x0)) / t',   x0 = down(z) t / t' - t v
+       = alpha (up(v) - gamma lowpass(z)) + gamma z,   alpha = 1 + (r - 1) t,  gamma = 1 / t'
     """
     fine, coarse = z.shape[-2:], v.shape[-2:]
     ratio = resolution_ratio(fine, coarse)

@@ -17,7 +17,9 @@ LARGEST_SIDE = 4096
 def tensor(op: str, x: Tensor) -> None:
     """A floating-point tensor of a supported type."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{op}: x must be a torch.Tensor, got {type(x).__name__}; torch.from_numpy turns arrays into one")
+        raise TypeError(
+            f"{op}: x must be a torch.Tensor, got {type(x).__name__}; torch.from_numpy turns arrays into one"
+        )
     if x.dtype not in FLOATS:
         raise TypeError(f"{op}: x must be float32, float16, bfloat16 or float64, got {x.dtype}; convert with x.to(...)")
 
@@ -90,7 +92,9 @@ def times(op: str, t, samples: int, device: torch.device) -> tuple[float, Tensor
         if t.requires_grad:
             raise ValueError(f"{op}: t is a constant of the op and carries no gradient; pass t.detach()")
         if not t.dtype.is_floating_point or t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, samples)):
-            raise ValueError(f"{op}: t must be a float or hold one per sample ({samples}), got {t.dtype} {tuple(t.shape)}")
+            raise ValueError(
+                f"{op}: t must be a float or hold one per sample ({samples}), got {t.dtype} {tuple(t.shape)}"
+            )
         if t.device.type == "cpu" and not torch.compiler.is_compiling():
             for value in t.reshape(-1).tolist():
                 _in_range(op, value)
@@ -114,7 +118,9 @@ def _in_range(op: str, t) -> float:
     if isinstance(t, bool) or not isinstance(t, int | float | torch.SymFloat):
         raise TypeError(f"{op}: t must be a float, a tensor or a sequence of floats, got {type(t).__name__} {t!r}")
     if not 0 <= t <= 1:
-        raise ValueError(f"{op}: t is the noise level and must lie in [0, 1], got {t}; divide diffusers' timesteps by 1000")
+        raise ValueError(
+            f"{op}: t is the noise level and must lie in [0, 1], got {t}; divide diffusers' timesteps by 1000"
+        )
     return float(t)
 
 

@@ -37,7 +37,7 @@ def _pi() -> int:
 def _quarter_cosines(n: int, numerator: int) -> Tensor:
     """sqrt(numerator / n) cos(pi a / (2 n)) for a = 0..n in float64, correctly rounded.
 
-    Chebyshev's recurrence cos((a + 1) u) = 2 cos(u) cos(a u) - cos((a - 1) u) loses below 2 log2(n) + 2 of the 224 bits.
+    Chebyshev's recurrence cos((a + 1) u) = 2 cos(u) cos(a u) - cos((a - 1) u) loses at most 2 log2(n) + 2 bits.
     """
     angle = _pi() // (2 * n)
     first, term, k = 0, _ONE, 0
@@ -74,7 +74,7 @@ def dct(n: int) -> Tensor:
 
 
 def fft(n: int) -> Tensor:
-    """Real Fourier basis: 1, cos 1, sin 1, cos 2, sin 2, ...; for even n the last row is the Nyquist row (-1)^j / sqrt(n)."""
+    """Real Fourier basis: 1, cos 1, sin 1, cos 2, sin 2, ...; even n ends with the Nyquist row (-1)^j / sqrt(n)."""
     k, j = _grid(n)
     sine = (k % 2 == 0) & (k > 0)
     table = _cosines(4 * ((k + 1) // 2) * j - n * sine, n, _quarter_cosines(n, 2))

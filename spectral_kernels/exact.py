@@ -24,7 +24,7 @@ def grid_above(magnitude: Tensor) -> Tensor:
 def split(values: Tensor, dim: int, bits: int, slices: int = 2) -> list[Tensor]:
     """Slices of float64 values on one grid per line along `dim`, the line that is summed over.
 
-    Adding and subtracting 1.5 * 2^52 grid units rounds to the grid, ties to even. A NaN or an infinity makes its line NaN.
+    Adding and subtracting 1.5 * 2^52 grid units rounds to the grid, ties to even. A NaN or infinity makes its line NaN.
     """
     shift = grid_above(values.abs().amax(dim, keepdim=True)) * (1.5 * 2.0 ** (52 - bits))
     parts, rest = [], values
@@ -44,7 +44,7 @@ def split_table(table: Tensor, slices: int = 2) -> list[Tensor]:
 
 
 def exact_matmul(table: Tensor, data: Tensor, slices: int = 2) -> Tensor:
-    """table [m, K] @ data [K, n] in float64, rounded only where the slices meet: d_0 + (d_1 + ...), d_s = sum of table_i @ data_(s-i)."""
+    """table [m, K] @ data [K, n] in float64: d_0 + (d_1 + ...) with exact d_s = sum of table_i @ data_(s - i)."""
     tables = split_table(table, slices)
     parts = split(data, -2, bits_for(table.shape[-1]), slices)
     diagonals = [sum(tables[i] @ parts[s - i] for i in range(s + 1)) for s in range(slices)]
@@ -69,7 +69,7 @@ def plane_product(x: Tensor, rows: Tensor, columns: Tensor, exact: bool) -> Tens
 
 
 def _sliced_matmul(table: Tensor, data: Tensor) -> Tensor:
-    """Exact product of a sliced table [2, m, K] and data [K, n]; the two cross terms lie on one grid and are one dot."""
+    """Exact product of a sliced table [2, m, K] and data [K, n]; the cross terms lie on one grid and are one dot."""
     high, low = table.to(torch.float64)
     z = torch.cat(split(data, 0, bits_for(data.shape[0])))
     return (high @ z[: data.shape[0]]).add_(torch.cat([low, high], 1) @ z)

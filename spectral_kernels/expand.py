@@ -7,7 +7,6 @@ z_t = (1 - t) x + t eps; r = sqrt(H W / (h w)) is the resolution ratio.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from spectral_kernels import arguments
@@ -76,7 +75,13 @@ def dct_expand(
 
 
 def dct_truncate(
-    x: Tensor, scale=None, *, size=None, normalize: bool = True, t=0.0, layout: Layout | None = None,
+    x: Tensor,
+    scale=None,
+    *,
+    size=None,
+    normalize: bool = True,
+    t=0.0,
+    layout: Layout | None = None,
     precision: str = "exact",
 ) -> Tensor:
     """Lower the resolution of a state in the cosine basis: keep the low corner of its spectrum.

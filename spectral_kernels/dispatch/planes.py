@@ -19,7 +19,6 @@ from spectral_kernels import dispatch as backends
 from spectral_kernels.deviates import deviates_of_planes
 
 
-
 @dataclass(frozen=True)
 class Product:
     """What a backend is asked for, besides its tensors.

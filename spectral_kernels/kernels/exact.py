@@ -29,14 +29,17 @@ def table_tile(table, o_row, o_column, m_row, m_column, length, slice_size, MODE
     p_table = table + o_row * length + o_column
     mask = m_row & m_column
     high = tl.load(p_table, mask=mask, other=0.0)
+    low = high
     if MODE == "exact":
+        high = high.to(tl.float64)
         low = tl.load(p_table + slice_size, mask=mask, other=0.0).to(tl.float64)
-        return high.to(tl.float64), low
-    return high, high
+    return high, low
 
 
 @triton.jit
-def accumulate(a_high, a_low, z_high, z_low, high, cross, MODE: tl.constexpr, DOT: tl.constexpr, ONE_SLICE: tl.constexpr):
+def accumulate(
+    a_high, a_low, z_high, z_low, high, cross, MODE: tl.constexpr, DOT: tl.constexpr, ONE_SLICE: tl.constexpr
+):
     """Adds the dots of one tile: `high` the first slices, `cross` the mixed ones. Other modes use `high` alone."""
     if MODE == "exact":
         high = tl.dot(a_high, z_high, high, out_dtype=tl.float64)

@@ -17,7 +17,11 @@ class Tile:
 
 
 TILES = tuple(
-    Tile(rows, columns, depth, warps) for rows in (16, 32) for columns in (16, 32) for depth in (16, 32) for warps in (4, 8)
+    Tile(rows, columns, depth, warps)
+    for rows in (16, 32)
+    for columns in (16, 32)
+    for depth in (16, 32)
+    for warps in (4, 8)
 )
 
 

@@ -67,9 +67,7 @@ def rows_of_tensor(
         o_k = (k + tl.arange(0, DEPTH)).to(tl.int64)
         x = load_rows(p_plane, o_k[:, None], o_column, height, width, corner, strides, PATCH, MASKED).to(ACC)
         m_out, m_k = o_out[:, None] < out_height, o_k[None, :] < height
-        a_high, a_low = table_tile(
-            table, o_out[:, None], o_k[None, :], m_out, m_k, height, out_height * height, MODE
-        )
+        a_high, a_low = table_tile(table, o_out[:, None], o_k[None, :], m_out, m_k, height, out_height * height, MODE)
         if MODE == "exact":
             x, x_low = split(x, grid, BITS)
             high, cross = accumulate(a_high, a_low, x, x_low, high, cross, MODE, DOT, False)
@@ -357,7 +355,7 @@ def launch(
     t: float,
     tile: Tile | None = None,
 ) -> None:
-    """Launch a `spectral_kernels.dispatch.planes.Product` on views [B, C1, C2, h/p, p, w/p, p]; `tile` overrides the choice."""
+    """Launch a `dispatch.planes.Product` on views [B, C1, C2, h/p, p, w/p, p]; `tile` overrides the choice."""
     mode = product.mode(x)
     rows1, columns1 = product.tables(product.kind, mode, x.device)
     drawn = other is None and product.second != ""
@@ -377,7 +375,10 @@ def launch(
         "num_stages": 1,
         "enable_fp_fusion": False,
     }
-    masked, add = product.second == "synthesis", product.formula == "lift" and other is not None and product.part != "first"
+    masked, add = (
+        product.second == "synthesis",
+        product.formula == "lift" and other is not None and product.part != "first",
+    )
     bits = [bits_for(table.shape[-1]) for table in (rows1, columns1, rows2, columns2)]
     t_pattern, ratio_pattern = struct.unpack("<2q", struct.pack("<2d", t, product.ratio))
     names = {"FORMULA": product.formula, "PART": product.part}
@@ -388,13 +389,13 @@ def launch(
         if max(out_size) <= FUSED_SIDE and max(x_size) <= FUSED_SIDE:
             tile = tile or fused_tile(mode, out_size, x_size)
             fused[(planes, triton.cdiv(out_size[0], tile.rows))](
-                out, x, added, seed_table, time_table, rows1, columns1, rows2, columns2, seed, product.stream, t_pattern,
-                ratio_pattern, *strides, out_size, x_size, other_size, product.coarse, per_sample, x.shape[2],
+                out, x, added, seed_table, time_table, rows1, columns1, rows2, columns2, seed,
+                product.stream, t_pattern, ratio_pattern, *strides, out_size, x_size, other_size, product.coarse, per_sample, x.shape[2],
                 ADD=add, MASKED=masked, SEEDS=seeds is not None, TIMES=times is not None,
                 BITS_ROWS1=bits[0], BITS_COLUMNS1=bits[1], BITS_ROWS2=bits[2], BITS_COLUMNS2=bits[3],
                 ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
-                WIDTH1=max(16, triton.next_power_of_2(x_size[1])), WIDTH2=max(16, triton.next_power_of_2(other_size[1])),
-                num_warps=tile.warps, **given, **names,
+                WIDTH1=max(16, triton.next_power_of_2(x_size[1])),
+                WIDTH2=max(16, triton.next_power_of_2(other_size[1])), num_warps=tile.warps, **given, **names,
             )  # fmt: skip
             return
         tile = tile or pair_tile(mode)
@@ -410,8 +411,8 @@ def launch(
             ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, num_warps=tile.warps, **given,
         )  # fmt: skip
         columns[(planes, triton.cdiv(out_size[0], tile.rows), triton.cdiv(out_size[1], tile.columns))](
-            out, half1, half2, added, time_table, columns1, columns2, t_pattern, ratio_pattern, strides[0], strides[2], out_size,
-            x_size[1], other_size[1], per_sample, x.shape[2],
+            out, half1, half2, added, time_table, columns1, columns2, t_pattern, ratio_pattern, strides[0], strides[2],
+            out_size, x_size[1], other_size[1], per_sample, x.shape[2],
             ADD=add, TIMES=times is not None, BITS_COLUMNS1=bits[1], BITS_COLUMNS2=bits[3],
             ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, num_warps=tile.warps, **given, **names,
         )  # fmt: skip

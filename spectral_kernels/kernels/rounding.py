@@ -29,7 +29,7 @@ def round_to(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def widen(x):
-    """A loaded tile as float32, or float64 as it is. bfloat16 by its bits: the interpreter gets subnormal ones wrong."""
+    """Tile as float32, or float64 as it is. bfloat16 by its bits: the interpreter gets its subnormal numbers wrong."""
     if x.dtype == tl.bfloat16:
         y = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
     elif x.dtype == tl.float16:
