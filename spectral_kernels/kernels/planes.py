@@ -390,7 +390,8 @@ def launch(
             tile = tile or fused_tile(mode, out_size, x_size)
             fused[(planes, triton.cdiv(out_size[0], tile.rows))](
                 out, x, added, seed_table, time_table, rows1, columns1, rows2, columns2, seed,
-                product.stream, t_pattern, ratio_pattern, *strides, out_size, x_size, other_size, product.coarse, per_sample, x.shape[2],
+                product.stream, t_pattern, ratio_pattern, *strides, out_size, x_size, other_size,
+                product.coarse, per_sample, x.shape[2],
                 ADD=add, MASKED=masked, SEEDS=seeds is not None, TIMES=times is not None,
                 BITS_ROWS1=bits[0], BITS_COLUMNS1=bits[1], BITS_ROWS2=bits[2], BITS_COLUMNS2=bits[3],
                 ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
