@@ -309,7 +309,8 @@ def resolution_schedule(
     Parameters
     ----------
     sigmas : n + 1 decreasing levels in [0, 1], the end included: `scheduler.sigmas` of diffusers
-    sizes : (h, w) of every stage, growing, the last is the full size; `stage_sizes` makes them from scales
+    sizes : (h, w) of every stage, growing, the last is the full size (alone: a plain run, which needs no more);
+        `stage_sizes` makes them from scales
     spectrum : PowerLaw or callable, a law with a reference size is scaled to the full size;
         or what `.fit()` gives one, as PowerSpectrum does
     delta : float, tolerated velocity error, see `activation_time`
@@ -413,6 +414,8 @@ def _plan_inputs(sigmas, sizes, spectrum, delta, schedule, align, transition_sig
             f"{op}: schedule 'matched' is alignment and needs align=True; align=False goes with 'published'"
         )
     given = (spectrum is not None, delta is not None, transition_sigmas is not None)
+    if len(sizes) == 1 and not any(given):
+        return levels, sizes, []
     if given not in ((True, True, False), (False, False, True)):
         raise ValueError(f"{op}: give either spectrum and delta, or transition_sigmas")
     if transition_sigmas is not None:
