@@ -30,6 +30,7 @@ from spectral_kernels.spectrum import FLUX_LATENT as FLUX_LATENT
 from spectral_kernels.spectrum import PIXEL as PIXEL
 from spectral_kernels.spectrum import WAN_LATENT as WAN_LATENT
 from spectral_kernels.spectrum import PowerLaw as PowerLaw
+from spectral_kernels.spectrum import PowerSpectrum as PowerSpectrum
 from spectral_kernels.transforms import dctn as dctn
 from spectral_kernels.transforms import idctn as idctn
 

@@ -77,7 +77,11 @@ def velocity_error(power, t):
     return signal * (1 + power) / (signal + t * t)
 
 
-def activation_time(power, delta: float):
+@overload
+def activation_time(power: float, delta: float) -> float: ...
+@overload
+def activation_time(power: Tensor, delta: float) -> Tensor: ...
+def activation_time(power, delta):
     """The noise level above which a coefficient of this power may be taken for noise: `velocity_error <= delta`.
 
         t_delta = 1 / (1 + sqrt(delta / (P (1 + P - delta))))
@@ -351,7 +355,7 @@ def resolution_schedule(
     kept.append(len(sizes) - 1)
 
     stages, first = [], 0
-    current = original if schedule != "matched" else None
+    current = list(original)  # the levels as they are run; "matched" leaves them alone
     for position, j in enumerate(kept):
         last = starts[position] if position < len(starts) else n
         if schedule == "matched":

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
 
+import numpy as np
 import pytest
 import torch
 
+import reference.schedule as reference
 from spectral_kernels.schedule import align_time
 
 # Ends, a typical transition, and levels where 1 - t or t is small enough to lose digits if the formula were rearranged.
@@ -68,3 +70,10 @@ def test_aligned_times_stay_in_range():
     for ratio in ratios:
         assert align_time(1.0, ratio)[0] <= 1
         assert align_time(torch.ones(1), ratio)[0].item() <= 1
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_reference(ratio):
+    t = np.array(TIMES)
+    aligned, kappa = reference.align_time(t, ratio)
+    assert [align_time(float(v), ratio) for v in t] == list(zip(aligned.tolist(), kappa.tolist(), strict=True))

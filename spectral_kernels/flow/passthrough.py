@@ -37,12 +37,12 @@ def passthrough(velocity: Velocity, noise: Tensor, sigmas: Sequence[float], spec
 
     Source: Spectral Progressive Diffusion, appendix B.
     """
-    size = tuple(noise.shape[-2:])
+    size = (noise.shape[-2], noise.shape[-1])
     law = spectrum.at(size) if hasattr(spectrum, "at") else spectrum
     active_below = activation_time(law(radial_frequency(size, noise.device)), delta)
     waiting = dctn(noise)
     x = noise
     for t, s in pairwise(sigmas):
-        x = idctn(torch.where(active_below < t, t * waiting, dctn(x)))
+        x = idctn(torch.where(active_below.lt(t), t * waiting, dctn(x)))
         x = x + (s - t) * velocity(x, t)
     return x
