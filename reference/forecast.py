@@ -16,8 +16,12 @@ bits.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 QUIET_NAN = np.array(0x7FC00000, dtype=np.uint32).view(np.float32)
 
@@ -106,7 +110,7 @@ def chebyshev_weights(
     ridge: float = 0.1,
     blend: float = 0.5,
     sigmas: Sequence[float] | None = None,
-) -> np.ndarray:
+) -> Array:
     """w = b Phi (Phi^T Phi + ridge I)^-1 phi(x*) + (1 - b) linear, rounded to float32."""
     x = positions(steps, num_steps, sigmas)
     (goal,) = positions([target], num_steps, sigmas)
@@ -130,7 +134,7 @@ def moment_weights(
     ridge: float = 0.1,
     blend: float = 0.5,
     sigmas: Sequence[float] | None = None,
-) -> np.ndarray:
+) -> Array:
     """The same forecast as a sum over [S_0 .. S_M, h_{K-1}, h_K]:  [b c, (1 - b) times the line's last two weights].
 
     S = Phi^T H, so b phi(x*) C = b c . S. With one feature h_{K-1} is absent.
@@ -160,7 +164,7 @@ def derivative_rows(x: Sequence[float], order: int) -> list[list[float]]:
 
 def taylor_weights(
     steps: Sequence[float], target: float, num_steps: int, order: int = 1, sigmas: Sequence[float] | None = None
-) -> np.ndarray:
+) -> Array:
     """sum_j D_j d^j / j!,  d = x* - x_K; powers by repeated product, ascending j."""
     x = positions(steps, num_steps, sigmas)
     (goal,) = positions([target], num_steps, sigmas)
@@ -181,7 +185,7 @@ def hermite_weights(
     order: int = 2,
     scale: float = 0.5,
     sigmas: Sequence[float] | None = None,
-) -> np.ndarray:
+) -> Array:
     """HiCache: d^j of Taylor becomes scale^j H_j(scale d);  H_{j+1}(u) = 2 u H_j(u) - 2 j H_{j-1}(u)."""
     x = positions(steps, num_steps, sigmas)
     (goal,) = positions([target], num_steps, sigmas)
@@ -200,14 +204,14 @@ def hermite_weights(
 
 def reuse_weights(
     steps: Sequence[float], target: float, num_steps: int, sigmas: Sequence[float] | None = None
-) -> np.ndarray:
+) -> Array:
     """The last feature again."""
     return np.array([0.0] * (len(steps) - 1) + [1.0], dtype=np.float32)
 
 
 def linear_weights(
     steps: Sequence[float], target: float, num_steps: int, sigmas: Sequence[float] | None = None
-) -> np.ndarray:
+) -> Array:
     """The line through the last two features."""
     x = positions(steps, num_steps, sigmas)
     (goal,) = positions([target], num_steps, sigmas)
@@ -217,7 +221,7 @@ def linear_weights(
 # ---------------------------------------------------------------- sums
 
 
-def round_to(value: np.ndarray, dtype: str) -> np.ndarray:
+def round_to(value: Array, dtype: str) -> Array:
     """float32 to "float32", "float16" or "bfloat16", nearest even; bfloat16 is returned as uint16 bits."""
     nan = np.isnan(value)
     if dtype == "bfloat16":
@@ -230,7 +234,7 @@ def round_to(value: np.ndarray, dtype: str) -> np.ndarray:
     return np.where(nan, quiet, result)
 
 
-def forecast(features: Sequence[np.ndarray], weights: np.ndarray, dtype: str = "float32") -> np.ndarray:
+def forecast(features: Sequence[Array], weights: Array, dtype: str = "float32") -> Array:
     """sum_k w[k] h[k] per element; `weights` [K] gives one output, [G, K] gives [G, ...]."""
     if weights.ndim == 2:
         return np.stack([forecast(features, row, dtype) for row in weights])
@@ -242,7 +246,7 @@ def forecast(features: Sequence[np.ndarray], weights: np.ndarray, dtype: str = "
     return round_to(total, dtype)
 
 
-def update_moments(moments: np.ndarray, feature: np.ndarray, row: Sequence[float]) -> np.ndarray:
+def update_moments(moments: Array, feature: Array, row: Sequence[float]) -> Array:
     """S_m + phi_m h for every m, phi rounded to float32, product and sum rounded apart."""
     out = moments.copy()
     with np.errstate(all="ignore"):
@@ -274,7 +278,7 @@ def evaluation_steps(num_steps: int, window: float = 2, warmup: int = 5, flex: f
 # ---------------------------------------------------------------- features in one byte
 
 
-def encode(feature: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
+def encode(feature: Array, encoding: str) -> tuple[Array, Array]:
     """32 neighbours share a power of two 2^s; each is an int8 or a float8 e4m3 on that grid. -> (decoded codes, bytes s
     + 127)
 
@@ -303,7 +307,7 @@ def encode(feature: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
     return codes, bytes_
 
 
-def decode(codes: np.ndarray, bytes_: np.ndarray) -> np.ndarray:
+def decode(codes: Array, bytes_: Array) -> Array:
     """code * 2^(byte - 127), exact in float32; byte 255 is NaN."""
     scale = (bytes_.astype(np.uint32) << 23).view(np.float32)
     with np.errstate(all="ignore"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reference import noise
+from reference import forecast, noise
 
 FOLDER = Path(__file__).parents[1] / "spectral_kernels" / "golden"
 Row = dict[str, Any]
@@ -50,7 +50,48 @@ def noise_rows() -> list[Row]:
     ]
 
 
-FILES: dict[str, Callable[[], list[Row]]] = {"noise.json": noise_rows}
+def forecast_rows() -> list[Row]:
+    """Feature k of a run is the noise of seed k, rounded to the dtype."""
+    run = forecast.evaluation_steps(50)
+    cases: list[tuple[str, int, list[int], int, str, str | None]] = [
+        # weights, evaluations so far, targets, elements, dtype, encoding
+        ("chebyshev", 1, [1], 1, "float32", None),
+        ("chebyshev", 14, [49], 4096, "bfloat16", None),
+        ("chebyshev", 14, [47, 48, 49], 2049, "bfloat16", None),  # three targets, a tail of one element
+        ("chebyshev", 7, [9], 1031, "float16", None),
+        ("moments", 14, [47, 50], 1031, "bfloat16", None),
+        ("taylor", 5, [5], 1031, "float32", None),
+        ("hermite", 5, [5], 1031, "bfloat16", None),
+        ("linear", 5, [5], 1031, "bfloat16", None),
+        ("reuse", 5, [5], 1031, "bfloat16", None),
+        ("chebyshev", 8, [14], 1031, "bfloat16", "int8"),  # the last group of 32 is short
+        ("chebyshev", 8, [14], 1031, "bfloat16", "float8"),
+    ]
+    rows: list[Row] = []
+    for weights, count, targets, size, dtype, encoding in cases:
+        steps, maker = run[:count], getattr(forecast, f"{weights}_weights", None)
+        features: list[np.ndarray] = [noise.normal([size], k, 0, np.dtype(np.float32)) for k in range(count)]
+        if dtype == "float16":
+            features = [h.astype(np.float16).astype(np.float32) for h in features]
+        if dtype == "bfloat16":
+            bits = [forecast.round_to(h, dtype).astype(np.uint32) << 16 for h in features]
+            features = [b.view(np.float32) for b in bits]
+        if encoding is not None:
+            features = [forecast.decode(*forecast.encode(h, encoding)) for h in features]
+        if weights == "moments":
+            moments = np.zeros((5, size), dtype=np.float32)
+            for step, feature in zip(steps, features, strict=True):
+                moments = forecast.update_moments(moments, feature, forecast.chebyshev_row(float(step), 50, 4))
+            features, maker = [*moments, *features[-2:]], forecast.moment_weights
+        assert maker is not None
+        matrix = np.stack([maker(steps, target, 50) for target in targets])
+        row = {"op": "forecast", "weights": weights, "steps": steps, "targets": targets, "num_steps": 50, "size": size}
+        result = forecast.forecast(features, matrix, dtype)
+        rows.append({**row, "dtype": dtype, "encoding": encoding, "sha256": digest(result)})
+    return rows
+
+
+FILES: dict[str, Callable[[], list[Row]]] = {"noise.json": noise_rows, "forecast.json": forecast_rows}
 
 
 def text(rows: list[Row]) -> str:

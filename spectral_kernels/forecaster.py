@@ -100,7 +100,7 @@ class Forecaster:
 
     def reset(self) -> None:
         """Forget everything: the next update begins a new run, of any shape, dtype and device."""
-        self.steps: list[int] = []
+        self.steps: list[float] = []
         self._features: list[Any] = []
         self._exponents: list[Any] = []
         self._moments: Tensor | None = None
@@ -112,7 +112,7 @@ class Forecaster:
 
     # ------------------------------------------------------------ in
 
-    def update(self, step: int, feature: Tensor) -> None:
+    def update(self, step: float, feature: Tensor) -> None:
         """Take the feature of an evaluated step.
 
         Steps must ascend and the shape, dtype and device must stay until `reset`, else `ValueError`. Gradients are not
@@ -159,7 +159,7 @@ class Forecaster:
         self._features = [*self._features, stored][first:]
         self._exponents = [*self._exponents, exponent][first:] if exponent is not None else []
 
-    def _add_moments(self, step: int, feature: Tensor) -> None:
+    def _add_moments(self, step: float, feature: Tensor) -> None:
         if feature.dtype == torch.float64:
             raise ValueError("Forecaster: moments are float32 sums; float64 features need storage='features'")
         row = chebyshev_row(step, self.num_steps, self.options.get("degree", 4), self.sigmas)
@@ -220,7 +220,7 @@ class Forecaster:
             return 0.0
         return ERROR_BOUND[self.encoding] * float(self.weights(step).double().abs().sum())
 
-    def _weights(self, steps: Sequence[int], target: Any, options: dict[str, Any]) -> Tensor:
+    def _weights(self, steps: Sequence[float], target: Any, options: dict[str, Any]) -> Tensor:
         maker = (
             moment_weights if self._asked == "moments" or getattr(self, "_moments", None) is not None else self._maker
         )

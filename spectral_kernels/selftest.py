@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import dispatch, normal
+from spectral_kernels import weights as makers
+from spectral_kernels.forecaster import Forecaster
 
 Row = dict[str, Any]
 
@@ -69,5 +71,25 @@ def _normal(shape: list[int], seed: int | list[int], stream: int, dtype: str, de
     return normal(shape, seed, stream=stream, dtype=getattr(torch, dtype), device=device)
 
 
+def _forecast(
+    weights: str,
+    steps: list[int],
+    targets: list[int],
+    num_steps: int,
+    size: int,
+    dtype: str,
+    encoding: str | None,
+    device: torch.device,
+) -> Tensor:
+    moments = weights == "moments"
+    maker = getattr(makers, f"{'chebyshev' if moments else weights}_weights")
+    storage = "moments" if moments else "features"
+    forecaster = Forecaster(num_steps, maker, storage, max_features=None if moments else len(steps), encoding=encoding)
+    for k, step in enumerate(steps):
+        feature = normal([size], k, dtype=torch.float32, device=device)
+        forecaster.update(step, feature.to(getattr(torch, dtype)))
+    return forecaster.predict(targets)
+
+
 # How a row's arguments become a call; the row's "op" is the key.
-OPS: dict[str, Callable[..., Tensor]] = {"normal": _normal}
+OPS: dict[str, Callable[..., Tensor]] = {"normal": _normal, "forecast": _forecast}

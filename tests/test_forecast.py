@@ -18,8 +18,6 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CUDA graphs and streams")
-
 
 def make(count: int, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], seed: int = 0) -> list[torch.Tensor]:
     """Features with 5 decades of magnitude, dtypes taken in turn."""
@@ -273,7 +271,7 @@ def test_compile_fullgraph_and_dynamic_batch():
     assert_same_bits(constant(*features[:2]), forecast(features[:2], chebyshev_weights([0, 3], 5, 50)))
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_cuda_graph():
     """Device times are read at replay: one captured graph forecasts any step."""
     features = make(4, (64, 1024), (torch.bfloat16,))
@@ -293,7 +291,7 @@ def test_cuda_graph():
         assert_reference_bits(b, features, chebyshev_weights([0, 1, 2, 4], target, 50))
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_more_than_2_to_the_31_elements():
     size = 2**31 + 17
     features = [torch.zeros(size, dtype=torch.bfloat16, device="cuda") for _ in range(2)]

@@ -22,8 +22,6 @@ BACKENDS = [name for name in ("torch", "triton") if missing(name) is None]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = evaluation_steps(50)
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: pinned memory and streams")
-
 
 def make(count: int, shape=(3, 7, 61), dtype=torch.bfloat16, seed: int = 0) -> list[torch.Tensor]:
     """1281 elements: odd, and neither a multiple of 32 nor of a kernel's block."""
@@ -182,7 +180,7 @@ def test_offload_in_pieces(monkeypatch, encoding):
         assert all(h.tensor.is_pinned() for h in away._features)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_offload_across_streams():
     """Written on one stream behind a long queue of work, read on another: the reader must wait for the copy."""
     work = torch.randn(4096, 4096, device="cuda")
