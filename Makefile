@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make test | lint: each from a fresh clone. What they need is installed once, into .venv.
+# make demo | test | lint: each from a fresh clone. What they need is installed once, into .venv.
 
 # Any Python from 3.11 on.
 PYTHON ?= python3
@@ -8,7 +8,10 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: test lint clean
+.PHONY: demo test lint clean
+
+demo: .venv/ready-demo
+	.venv/bin/python -m spectral_kernels demo
 
 # One OpenMP thread per test process: the machine's cores already run one process each.
 test: .venv/ready-test

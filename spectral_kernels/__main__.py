@@ -2,10 +2,13 @@
 """`python -m spectral_kernels COMMAND`. A command is a function below and its line in COMMANDS."""
 
 import argparse
+import importlib.util
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from spectral_kernels import dispatch
 
@@ -54,9 +57,31 @@ def selftest(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def demo(parser: argparse.ArgumentParser) -> Run:
+    """a photograph expanded: a picture, and a table of errors, bits and times (needs the extra "demo")"""
+    parser.add_argument("--out", type=Path, default=Path("demo.png"), help="where the picture goes (default: demo.png)")
+
+    def run(arguments: argparse.Namespace) -> int:
+        for package in ("matplotlib", "skimage"):
+            if importlib.util.find_spec(package) is None:
+                print(f"demo: {package} is not installed; pip install '.[demo]'")
+                return 1
+        import torch
+
+        if not torch.cuda.is_available():
+            os.environ.setdefault(
+                "TRITON_INTERPRET", "1"
+            )  # before Triton is imported: its kernels then run on a CPU too
+        from spectral_kernels import demo
+
+        return 0 if demo.run(arguments.out) else 1
+
+    return run
+
+
 # Each takes its parser, adds its arguments, and returns what is to run; the first line of its docstring is the help.
 # What a command needs is imported when it runs.
-COMMANDS = (info, selftest)
+COMMANDS = (info, selftest, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

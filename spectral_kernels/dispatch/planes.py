@@ -46,6 +46,10 @@ class Product:
     def mode(self, x: Tensor) -> str:
         return "double" if x.dtype == torch.float64 else self.precision
 
+    def bits(self, table: Tensor) -> int:
+        """Bits per slice of the product with this table."""
+        return exact.bits_for(table.shape[-1])
+
     def tables(self, kind: str, mode: str, device: torch.device) -> tuple[Tensor, Tensor]:
         """Row and column tables of one term: slices [2, m, K] in mode "exact", else [m, K] as float32 or float64."""
         rows, columns = ((self.basis, kind, self.fine[axis], self.coarse[axis]) for axis in (0, 1))

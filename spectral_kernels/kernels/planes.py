@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spectral_kernels.exact import bits_for
 from spectral_kernels.kernels.exact import accumulate, grid_above, split, table_tile
 from spectral_kernels.kernels.launch import FUSED_SIDE, Tile, fused_tile, pair_tile
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
@@ -379,7 +378,7 @@ def launch(
         product.second == "synthesis",
         product.formula == "lift" and other is not None and product.part != "first",
     )
-    bits = [bits_for(table.shape[-1]) for table in (rows1, columns1, rows2, columns2)]
+    bits = [product.bits(table) for table in (rows1, columns1, rows2, columns2)]
     t_pattern, ratio_pattern = struct.unpack("<2q", struct.pack("<2d", t, product.ratio))
     names = {"FORMULA": product.formula, "PART": product.part}
     seed = 0 if base_seed is None else base_seed
