@@ -115,7 +115,7 @@ def bits() -> list[tuple[str, str]]:
 
 
 def times(device: str) -> list[tuple[str, float, float]]:
-    """(provider, relative error to float64, milliseconds) at FLUX's size, 16 planes 64 x 64 -> 128 x 128, given noise."""
+    """(provider, relative error to float64, milliseconds) for 16 planes 64 x 64 -> 128 x 128 (FLUX), noise given."""
     x, noise = normal((1, 16, 64, 64), seed=5, device=device), normal((1, 16, 128, 128), seed=6, device=device)
     exact = peers.expected(x, noise, T)
     providers: dict[str, Callable[[], Any]] = {
