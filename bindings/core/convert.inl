@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Element types. Loads widen exactly; stores round float32 to nearest even, and every NaN becomes the same quiet NaN.
+
+inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return bits;
+}
+
+inline float float_of(uint32_t bits) {
+    float x;
+    __builtin_memcpy(&x, &bits, 4);
+    return x;
+}
+
+inline float widen(uint16_t half, bool brain) {
+    if (brain) return float_of(static_cast<uint32_t>(half) << 16);
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16, rest = half & 0x7FFFu;
+    // Exponent bias 15 -> 127 by a product with 2^112, which is exact and makes subnormal numbers normal.
+    const float scaled = float_of(rest << 13) * 0x1p112f;
+    const uint32_t special = rest >= 0x7C00u ? 0x7F800000u : 0u;
+    return float_of((bits_of(scaled) | special) | sign);
+}
+
+inline uint16_t to_brain(float x) {
+    const uint32_t bits = bits_of(x);
+    const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+    return static_cast<uint16_t>(x != x ? 0x7FC0u : rounded);
+}
+
+inline uint16_t to_half(float x) {
+    const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+    // Normal results: round the mantissa in place. Subnormal results: adding 1/2 aligns the last bit with 2^-24.
+    const uint32_t normal = (magnitude - 0x38000000u + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
+    const uint32_t small = bits_of(float_of(magnitude) + 0.5f) - 0x3F000000u;
+    const uint32_t finite = magnitude < 0x38800000u ? small : normal;
+    const uint32_t result = magnitude >= 0x477FF000u ? 0x7C00u : finite;
+    return static_cast<uint16_t>(x != x ? 0x7E00u : sign | result);
+}
+
+inline float canonical(float x) { return x != x ? float_of(0x7FC00000u) : x; }
+
+inline std::size_t width_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
+// `count` <= 16 elements at `stride`, as T; the rest of the 16 are zero.
+template <class T>
+inline void load_run(const Planes& planes, int64_t at, const int64_t* offsets, bool contiguous, int count, T* to) {
+    const auto gather = [&](const auto* from, auto read) {
+        from += at;
+        if (contiguous && count == kLanes) {
+            for (int i = 0; i < kLanes; ++i) to[i] = static_cast<T>(read(from[offsets[0] + i]));
+            return;
+        }
+        for (int i = 0; i < count; ++i) to[i] = static_cast<T>(read(from[offsets[i]]));
+        for (int i = count; i < kLanes; ++i) to[i] = 0;
+    };
+    const auto same = [](auto v) { return v; };
+    switch (planes.dtype) {
+        case Dtype::f32: return gather(static_cast<const float*>(planes.data), same);
+        case Dtype::f64: return gather(static_cast<const double*>(planes.data), same);
+        case Dtype::f16: return gather(static_cast<const uint16_t*>(planes.data), [](uint16_t v) { return widen(v, false); });
+        case Dtype::bf16: return gather(static_cast<const uint16_t*>(planes.data), [](uint16_t v) { return widen(v, true); });
+    }
+}
+
+template <class T>
+inline void store_run(const Planes& planes, int64_t at, const int64_t* offsets, bool contiguous, int count, const T* from) {
+    const auto scatter = [&](auto* to, auto write) {
+        to += at;
+        if (contiguous && count == kLanes) {
+            for (int i = 0; i < kLanes; ++i) to[offsets[0] + i] = write(from[i]);
+            return;
+        }
+        for (int i = 0; i < count; ++i) to[offsets[i]] = write(from[i]);
+    };
+    switch (planes.dtype) {
+        case Dtype::f32:
+            return scatter(static_cast<float*>(planes.data), [](T v) { return canonical(static_cast<float>(v)); });
+        case Dtype::f64: return scatter(static_cast<double*>(planes.data), [](T v) { return static_cast<double>(v); });
+        case Dtype::f16:
+            return scatter(static_cast<uint16_t*>(planes.data), [](T v) { return to_half(static_cast<float>(v)); });
+        case Dtype::bf16:
+            return scatter(static_cast<uint16_t*>(planes.data), [](T v) { return to_brain(static_cast<float>(v)); });
+    }
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plane products, a block of 16 lanes at a time. In the first product the lanes are columns of the plane, in the second
+// rows; so what is summed over always runs down a block, and grids, folds and weights are plain vector operations.
+#include <cstddef>
+
+#include "isa.hpp"
+#include "job.hpp"
+
+namespace sk {
+namespace SK_ISA {
+namespace {
+
+#include "convert.inl"
+#include "noise.inl"
+
+template <class T>
+struct Vector {
+    typedef T Type __attribute__((vector_size(SK_VECTOR_BYTES)));
+};
+template <class T>
+using V = typename Vector<T>::Type;
+template <class T>
+constexpr int kVectors = kLanes * static_cast<int>(sizeof(T)) / SK_VECTOR_BYTES;
+
+template <class T>
+inline V<T>* vectors(T* run) {
+    return reinterpret_cast<V<T>*>(run);
+}
+template <class T>
+inline const V<T>* vectors(const T* run) {
+    return reinterpret_cast<const V<T>*>(run);
+}
+template <class T>
+inline auto at(T* block, int64_t index) {
+    return vectors(block + index * kLanes);
+}
+
+template <class T>
+inline void butterflies(const Butterfly* ops, int32_t count, T* slots) {
+    for (int32_t n = 0; n < count; ++n) {
+        V<T>* const p = at(slots, ops[n].p);
+        V<T>* const q = at(slots, ops[n].q);
+        for (int v = 0; v < kVectors<T>; ++v) {
+            const V<T> a = p[v], b = q[v];
+            p[v] = a + b;
+            q[v] = a - b;
+        }
+    }
+}
+
+// Rows of the data known to be zero at the start of a leaf, when no butterfly mixes them with others.
+inline int32_t zeros_of(const Folded& table, const Leaf& leaf, int64_t zero_rows) {
+    if (table.in_count > 0) return 0;
+    int32_t skip = 0;
+    while (skip < leaf.K && table.gather[leaf.in + skip] < zero_rows) ++skip;
+    return skip;
+}
+
+// Bits of the largest magnitude in each lane: for numbers of one sign the order of the bits is that of the values.
+inline void largest(const double* data, int64_t stride, int64_t count, int64_t (&result)[kLanes]) {
+    using I = V<int64_t>;
+    I most[kVectors<double>] = {};
+    const I magnitude = I{} + INT64_MAX;
+    for (int64_t k = 0; k < count; ++k) {
+        for (int v = 0; v < kVectors<double>; ++v) {
+            const I bits = reinterpret_cast<I>(vectors(data + k * stride)[v]) & magnitude;
+            most[v] = bits > most[v] ? bits : most[v];
+        }
+    }
+    __builtin_memcpy(result, most, sizeof(result));
+}
+
+// result = table times the block `data`, K rows of 16 that are `stride` apart, in float64 rounded where the slices meet; into `result` [m][16].
+// Returns false when the data hold a NaN or an infinity.
+bool product(const Folded& table, const double* data, int64_t stride, int64_t zero_rows, const Scratch& s, double* result) {
+    using D = V<double>;
+    using I = V<int64_t>;
+    const bool exact = table.mode == Mode::exact;
+    int64_t bits[kLanes];
+    largest(data, stride, table.K, bits);
+    bool finite = true;
+    for (int i = 0; i < kLanes; ++i) finite = finite && bits[i] < 0x7FF0000000000000;
+    if (!finite) return false;
+
+    bool one_slice = true;
+    if (exact) {
+        alignas(64) double shift[kLanes], finer[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+            // 1.5 * 2^(52 - B) * grid, where grid is the power of two above the largest magnitude, 1 where that is zero
+            const int64_t exponent = bits[i] == 0 ? 1023 : (bits[i] >> 52) + 1;
+            const int64_t coarse = ((exponent + 52 - table.bits) << 52) | 0x8000000000000;
+            const int64_t fine = coarse - (static_cast<int64_t>(table.bits) << 52);
+            __builtin_memcpy(shift + i, &coarse, 8);
+            __builtin_memcpy(finer + i, &fine, 8);
+        }
+        I remains = {};
+        for (int32_t slot = 0; slot < table.K; ++slot) {
+            const D* const z = vectors(data + table.gather[slot] * stride);
+            for (int v = 0; v < kVectors<double>; ++v) {
+                const D c = *(at(shift, 0) + v), f = *(at(finer, 0) + v);
+                const D high = (z[v] + c) - c;
+                const D low = ((z[v] - high) + f) - f;
+                at(s.high, slot)[v] = high;
+                at(s.low, slot)[v] = low;
+                remains |= reinterpret_cast<I>(low);
+            }
+        }
+        for (int v = 0; v < SK_VECTOR_BYTES / 8; ++v) one_slice = one_slice && (remains[v] & INT64_MAX) == 0;
+    } else {
+        for (int32_t slot = 0; slot < table.K; ++slot) {
+            const D* const z = vectors(data + table.gather[slot] * stride);
+            for (int v = 0; v < kVectors<double>; ++v) at(s.high, slot)[v] = z[v];
+        }
+    }
+
+    butterflies(table.in_ops, table.in_count, s.high);
+    if (!one_slice) butterflies(table.in_ops, table.in_count, s.low);
+    for (int32_t n = 0; n < table.leaf_count; ++n) {
+        const Leaf& leaf = table.leaves[n];
+        const int64_t skip = zeros_of(table, leaf, zero_rows), in = leaf.in * kLanes, out = leaf.out * kLanes;
+        const double* const packed = table.packed + leaf.offset;
+        if (!exact) {
+            gemm(packed, s.high + in, leaf.K, leaf.m / kRowsPlain, skip, s.main + out);
+        } else if (one_slice) {
+            gemm_exact_one(packed, s.high + in, leaf.K, leaf.m / kRowsExact, skip, s.main + out, s.cross + out);
+        } else {
+            gemm_exact(packed, s.high + in, s.low + in, leaf.K, leaf.m / kRowsExact, skip, s.main + out, s.cross + out);
+        }
+    }
+    butterflies(table.out_ops, table.out_count, s.main);
+    if (exact) butterflies(table.out_ops, table.out_count, s.cross);
+    for (int32_t slot = 0; slot < table.out_slots; ++slot) {
+        if (table.place[slot] < 0) continue;
+        D* const to = at(result, table.place[slot]);
+        for (int v = 0; v < kVectors<double>; ++v) {
+            to[v] = exact ? at(s.main, slot)[v] + at(s.cross, slot)[v] : at(s.main, slot)[v];
+        }
+    }
+    return true;
+}
+
+bool product(const Folded& table, const float* data, int64_t stride, int64_t zero_rows, const Scratch& s, float* result) {
+    float *const slots = reinterpret_cast<float*>(s.high), *const out = reinterpret_cast<float*>(s.main);
+    V<int32_t> most = {};
+    for (int32_t slot = 0; slot < table.K; ++slot) {
+        for (int v = 0; v < kVectors<float>; ++v) {
+            const V<float> z = vectors(data + table.gather[slot] * stride)[v];
+            const V<int32_t> bits = reinterpret_cast<V<int32_t>>(z) & INT32_MAX;
+            most = bits > most ? bits : most;
+            at(slots, slot)[v] = z;
+        }
+    }
+    for (int v = 0; v < SK_VECTOR_BYTES / 4; ++v) {
+        if (most[v] >= 0x7F800000) return false;
+    }
+    butterflies(table.in_ops, table.in_count, slots);
+    for (int32_t n = 0; n < table.leaf_count; ++n) {
+        const Leaf& leaf = table.leaves[n];
+        gemm(table.packed_single + leaf.offset, slots + leaf.in * kLanes, leaf.K, leaf.m / kRowsPlain,
+             zeros_of(table, leaf, zero_rows), out + leaf.out * kLanes);
+    }
+    butterflies(table.out_ops, table.out_count, out);
+    for (int32_t slot = 0; slot < table.out_slots; ++slot) {
+        if (table.place[slot] < 0) continue;
+        for (int v = 0; v < kVectors<float>; ++v) at(result, table.place[slot])[v] = at(out, slot)[v];
+    }
+    return true;
+}
+
+// An 8 x 8 tile: three rounds of interleaving row i with row i + 4.
+template <class T>
+inline void transpose8(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+    typedef T W __attribute__((vector_size(8 * sizeof(T))));
+    typedef T Unaligned __attribute__((vector_size(8 * sizeof(T)), aligned(sizeof(T)), may_alias));
+    W a[8], b[8];
+    for (int i = 0; i < 8; ++i) a[i] = *reinterpret_cast<const Unaligned*>(from + i * from_stride);
+    for (int round = 0; round < 3; ++round) {
+        for (int i = 0; i < 4; ++i) {
+            b[2 * i] = __builtin_shufflevector(a[i], a[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+            b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        for (int i = 0; i < 8; ++i) a[i] = b[i];
+    }
+    for (int i = 0; i < 8; ++i) *reinterpret_cast<Unaligned*>(to + i * to_stride) = a[i];
+}
+
+template <class T>
+inline void transpose16(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+    for (int i = 0; i < kLanes; i += 8) {
+        for (int j = 0; j < kLanes; j += 8) transpose8(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
+    }
+}
+
+template <class T>
+inline void clear(T* from, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) from[i] = 0;
+}
+
+int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
+int64_t row_offset(const Planes& p, int64_t i) { return i / p.patch_rows * p.stride[3] + i % p.patch_rows * p.stride[4]; }
+
+// Offsets of the columns [first, first + 16) and how many of them there are.
+struct Columns {
+    int64_t offset[kLanes];
+    int count;
+    bool contiguous;
+    Columns(const Planes& p, int64_t first) {
+        count = static_cast<int>(p.columns - first < kLanes ? p.columns - first : kLanes);
+        contiguous = true;
+        for (int i = 0; i < count; ++i) {
+            const int64_t j = first + i;
+            offset[i] = j / p.patch_columns * p.stride[5] + j % p.patch_columns * p.stride[6];
+            contiguous = contiguous && offset[i] == offset[0] + i;
+        }
+    }
+};
+
+int64_t plane_offset(const Planes& p, int64_t plane) {
+    const int64_t inner = plane % p.inner, outer = plane / p.inner % p.outer, sample = plane / p.inner / p.outer;
+    return sample * p.stride[0] + outer * p.stride[1] + inner * p.stride[2];
+}
+
+template <class T>
+void load_block(const Planes& p, int64_t plane, int64_t first, int64_t corner_rows, int corner_lanes, T* to) {
+    const int64_t base = plane_offset(p, plane);
+    const Columns columns(p, first);
+    for (int64_t i = 0; i < p.rows; ++i) {
+        load_run(p, base + row_offset(p, i), columns.offset, columns.contiguous, columns.count, to + i * kLanes);
+        if (i < corner_rows) {
+            for (int lane = 0; lane < corner_lanes; ++lane) to[i * kLanes + lane] = 0;
+        }
+    }
+}
+
+template <class T>
+void draw_block(const Job& job, int64_t plane, int64_t rows, int64_t first, int64_t corner_rows, int corner_lanes, T* to) {
+    const int64_t per_sample = job.out.outer * job.out.inner, sample = plane / per_sample;
+    const uint64_t seed = static_cast<uint64_t>(job.seeds ? job.seeds[sample] : job.base_seed + sample);
+    const auto number = static_cast<uint32_t>(plane % per_sample);
+    Words words;
+    float values[kLanes];
+    int64_t start = 0;
+    if (corner_lanes == kLanes) {
+        start = corner_rows;
+        clear(to, start * kLanes);
+    }
+    for (int64_t group = start / 4; group * 4 < rows; ++group) {
+        philox(seed, job.stream, number, static_cast<uint32_t>(group), static_cast<uint32_t>(first), words);
+        for (int64_t i = group * 4 < start ? start : group * 4; i < group * 4 + 4 && i < rows; ++i) {
+            deviates(words.word[i % 4], values);
+            const int zero = i < corner_rows ? corner_lanes : 0;
+            for (int lane = 0; lane < kLanes; ++lane) to[i * kLanes + lane] = lane < zero ? T(0) : static_cast<T>(values[lane]);
+        }
+    }
+}
+
+template <class T>
+bool rows_of(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, T* half) {
+    const Folded& table = *job.term[term].rows;
+    const int64_t first = block * kLanes;
+    T *const in = reinterpret_cast<T*>(s.in), *const result = reinterpret_cast<T*>(s.first);
+    int64_t zero_rows = 0;
+    if (term == 0) {
+        load_block(job.x, plane, first, 0, 0, in);
+    } else {
+        const int64_t inside = job.corner_columns - first;
+        const int corner_lanes = static_cast<int>(inside < 0 ? 0 : inside < kLanes ? inside : kLanes);
+        if (job.has_other) {
+            load_block(job.other, plane, first, job.corner_rows, corner_lanes, in);
+        } else {
+            draw_block(job, plane, table.K, first, job.corner_rows, corner_lanes, in);
+        }
+        zero_rows = corner_lanes == kLanes ? job.corner_rows : 0;
+    }
+    if (!product(table, in, kLanes, zero_rows, s, result)) return false;
+    const int64_t height = padded(table.m);
+    clear(result + table.m * kLanes, (height - table.m) * kLanes);
+    for (int64_t i = 0; i < height; i += kLanes) transpose16(result + i * kLanes, kLanes, half + first * height + i, height);
+    return true;
+}
+
+template <class T>
+void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const T* const half[2]) {
+    const int64_t first = block * kLanes, height = padded(job.out.rows), width = padded(job.out.columns);
+    const double* const weights = job.weights + job.weight_stride * (plane / (job.out.outer * job.out.inner));
+    const T alpha = static_cast<T>(weights[0]), beta = static_cast<T>(weights[1]), gamma = static_cast<T>(weights[2]);
+    const bool second = job.has_second && beta != 0, added = job.has_other && gamma != 0;
+    T* const y = reinterpret_cast<T*>(s.first);
+    T* const n = reinterpret_cast<T*>(s.second);
+    for (int term = 0; term <= (second ? 1 : 0); ++term) {
+        const Folded& table = *job.term[term].columns;
+        T* const result = term == 0 ? y : n;
+        product(table, half[term] + first, height, 0, s, result);
+        clear(result + table.m * kLanes, (width - table.m) * kLanes);
+    }
+    const int64_t out_base = plane_offset(job.out, plane), other_base = added ? plane_offset(job.other, plane) : 0;
+    const int lanes = static_cast<int>(job.out.rows - first < kLanes ? job.out.rows - first : kLanes);
+    alignas(64) T tile[kLanes * kLanes], extra[kLanes * kLanes];
+    for (int64_t j = 0; j < width; j += kLanes) {
+        T* const part = y + j * kLanes;
+        for (int k = 0; k < kLanes; ++k) {
+            for (int v = 0; v < kVectors<T>; ++v) {
+                V<T>& value = at(part, k)[v];
+                if (second) value = value + beta * at(n, j + k)[v];
+                value = alpha * value;
+            }
+        }
+        transpose16(part, kLanes, tile, kLanes);
+        const Columns columns(job.out, j);
+        if (added) {
+            const Columns from(job.other, j);
+            for (int i = 0; i < lanes; ++i) {
+                load_run(job.other, other_base + row_offset(job.other, first + i), from.offset, from.contiguous, from.count,
+                         extra + i * kLanes);
+            }
+        }
+        for (int i = 0; i < lanes; ++i) {
+            for (int v = 0; v < kVectors<T>; ++v) {
+                V<T>& value = at(tile, i)[v];
+                if (added) value = value + gamma * at(extra, i)[v];
+                value = value + T(0);
+            }
+            store_run(job.out, out_base + row_offset(job.out, first + i), columns.offset, columns.contiguous, columns.count,
+                      tile + i * kLanes);
+        }
+    }
+}
+
+bool rows_entry(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, void* half) {
+    if (job.mode == Mode::f32) return rows_of(job, term, plane, block, s, static_cast<float*>(half));
+    return rows_of(job, term, plane, block, s, static_cast<double*>(half));
+}
+
+void columns_entry(const Job& job, int64_t plane, int64_t block, Scratch& s, const void* const half[2]) {
+    if (job.mode == Mode::f32) {
+        const float* const halves[2] = {static_cast<const float*>(half[0]), static_cast<const float*>(half[1])};
+        return columns_of(job, plane, block, s, halves);
+    }
+    const double* const halves[2] = {static_cast<const double*>(half[0]), static_cast<const double*>(half[1])};
+    columns_of(job, plane, block, s, halves);
+}
+
+#define SK_TEXT_OF(name) #name
+#define SK_TEXT(name) SK_TEXT_OF(name)
+#define SK_JOIN_OF(a, b) a##b
+#define SK_JOIN(a, b) SK_JOIN_OF(a, b)
+
+}  // namespace
+}  // namespace SK_ISA
+
+const Isa SK_JOIN(isa_, SK_ISA) = {SK_TEXT(SK_ISA), SK_VECTOR_BYTES, SK_ISA::rows_entry, SK_ISA::columns_entry,
+                                   SK_ISA::noise_row};
+
+}  // namespace sk

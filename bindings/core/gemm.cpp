@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Micro-kernels: a panel of table rows times a block of 16 columns, accumulators in registers.
+#include "isa.hpp"
+#include "job.hpp"
+
+namespace sk::SK_ISA {
+namespace {
+
+template <class T>
+struct Vector {
+    typedef T Type __attribute__((vector_size(SK_VECTOR_BYTES)));
+};
+
+// Vectors of a block that stay in registers together; the block is done in kLanes / (kWidth * lanes) passes.
+template <class T>
+constexpr int kVectors = SK_VECTOR_BYTES == 64 ? kLanes / (SK_VECTOR_BYTES / static_cast<int>(sizeof(T))) : 1;
+
+// main += high-by-high, cross += high-by-low + low-by-high, for `Slices` slices of the data.
+template <int Slices>
+void exact(const double* table, const double* high, const double* low, int64_t K, int64_t panels, int64_t skip,
+           double* main, double* cross) {
+    using V = Vector<double>::Type;
+    constexpr int lanes = SK_VECTOR_BYTES / 8, vectors = kVectors<double>, rows = kRowsExact;
+    for (int64_t panel = 0; panel < panels; ++panel, main += rows * kLanes, cross += rows * kLanes) {
+        const double* const start = table + panel * K * rows * 2;
+        for (int first = 0; first < kLanes; first += vectors * lanes) {
+            V m[rows][vectors] = {}, c[rows][vectors] = {};
+            const double* t = start + skip * rows * 2;
+            for (int64_t k = skip; k < K; ++k, t += rows * 2) {
+                V h[vectors], l[vectors];
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; ++v) {
+                    h[v] = *reinterpret_cast<const V*>(high + k * kLanes + first + v * lanes);
+                    if (Slices == 2) l[v] = *reinterpret_cast<const V*>(low + k * kLanes + first + v * lanes);
+                }
+#pragma GCC unroll 8
+                for (int i = 0; i < rows; ++i) {
+                    const double a = t[2 * i], b = t[2 * i + 1];
+#pragma GCC unroll 8
+                    for (int v = 0; v < vectors; ++v) {
+                        m[i][v] += a * h[v];
+                        c[i][v] += b * h[v];
+                        if (Slices == 2) c[i][v] += a * l[v];
+                    }
+                }
+            }
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; ++v) {
+                    *reinterpret_cast<V*>(main + i * kLanes + first + v * lanes) = m[i][v];
+                    *reinterpret_cast<V*>(cross + i * kLanes + first + v * lanes) = c[i][v];
+                }
+            }
+        }
+    }
+}
+
+template <class T>
+void plain(const T* table, const T* data, int64_t K, int64_t panels, int64_t skip, T* out) {
+    using V = typename Vector<T>::Type;
+    constexpr int lanes = SK_VECTOR_BYTES / static_cast<int>(sizeof(T)), vectors = kVectors<T>, rows = kRowsPlain;
+    for (int64_t panel = 0; panel < panels; ++panel, out += rows * kLanes) {
+        const T* const start = table + panel * K * rows;
+        for (int first = 0; first < kLanes; first += vectors * lanes) {
+            V sum[rows][vectors] = {};
+            const T* t = start + skip * rows;
+            for (int64_t k = skip; k < K; ++k, t += rows) {
+                V z[vectors];
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; ++v) z[v] = *reinterpret_cast<const V*>(data + k * kLanes + first + v * lanes);
+#pragma GCC unroll 8
+                for (int i = 0; i < rows; ++i) {
+                    const T a = t[i];
+#pragma GCC unroll 8
+                    for (int v = 0; v < vectors; ++v) sum[i][v] += a * z[v];
+                }
+            }
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 8
+                for (int v = 0; v < vectors; ++v) {
+                    *reinterpret_cast<V*>(out + i * kLanes + first + v * lanes) = sum[i][v];
+                }
+            }
+        }
+    }
+}
+
+}  // namespace
+
+void gemm_exact(const double* table, const double* high, const double* low, int64_t K, int64_t panels, int64_t skip,
+                double* main, double* cross) {
+    exact<2>(table, high, low, K, panels, skip, main, cross);
+}
+
+void gemm_exact_one(const double* table, const double* high, int64_t K, int64_t panels, int64_t skip, double* main,
+                    double* cross) {
+    exact<1>(table, high, nullptr, K, panels, skip, main, cross);
+}
+
+void gemm(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out) {
+    plain(table, data, K, panels, skip, out);
+}
+
+void gemm(const float* table, const float* data, int64_t K, int64_t panels, int64_t skip, float* out) {
+    plain(table, data, K, panels, skip, out);
+}
+
+}  // namespace sk::SK_ISA

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is compiled once per instruction set. Everything behind these functions lives in its own namespace and uses no
+// inline functions of the standard library, so that no wide instruction leaks into code that runs everywhere.
+#pragma once
+
+#include <cstdint>
+
+#ifndef SK_ISA
+#define SK_ISA baseline
+#define SK_VECTOR_BYTES 16
+#endif
+
+namespace sk {
+
+struct Job;
+struct Scratch;
+
+struct Isa {
+    const char* name;
+    int vector_bytes;
+    // First product of a term (0 or 1) for the block of columns [16 block, 16 block + 16) of plane `plane`, into `half`,
+    // which holds [column][row] of the result. Returns false when it met a NaN or an infinity.
+    bool (*rows)(const Job& job, int term, int64_t plane, int64_t block, Scratch& scratch, void* half);
+    // Second product of all terms, weights and rounding for the rows [16 block, 16 block + 16).
+    void (*columns)(const Job& job, int64_t plane, int64_t block, Scratch& scratch, const void* const half[2]);
+    // A row of noise: `count` deviates from column `column` on, as float32.
+    void (*noise)(uint64_t seed, uint32_t stream, uint32_t plane, uint32_t row, uint32_t column, int64_t count, float* out);
+};
+
+extern const Isa isa_baseline, isa_avx2, isa_avx512;
+
+// Dense leaves, in a file of their own because only there products and sums may fuse: on slices both are exact.
+namespace SK_ISA {
+void gemm_exact(const double* table, const double* high, const double* low, int64_t K, int64_t panels, int64_t skip,
+                double* main, double* cross);
+void gemm_exact_one(const double* table, const double* high, int64_t K, int64_t panels, int64_t skip, double* main,
+                    double* cross);
+void gemm(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out);
+void gemm(const float* table, const float* data, int64_t K, int64_t panels, int64_t skip, float* out);
+}  // namespace SK_ISA
+
+}  // namespace sk

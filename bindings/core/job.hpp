@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plain data that travels to the code of each instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace sk {
+
+// How a product is computed: exact slices in float64, plain float64 (float64 inputs), plain float32 (tier "fast").
+enum class Mode { exact, f64, f32 };
+enum class Dtype { f32, f16, bf16, f64 };
+
+inline constexpr int kLanes = 16;     // columns of data that one block carries through a product
+inline constexpr int kRowsExact = 4;  // table rows per panel: two slices, two accumulators per row
+inline constexpr int kRowsPlain = 8;  // table rows per panel: one slice, one accumulator per row
+
+// Slots (p, q) become (p + q, p - q).
+struct Butterfly {
+    int32_t p, q;
+};
+
+// A dense block of a folded table: slots [out, out + m) get its product with slots [in, in + K). m is whole panels.
+struct Leaf {
+    int32_t in, K, out, m;
+    int64_t offset;  // of its first panel
+};
+
+// A table whose product is: gather the data into slots, butterflies, dense leaves, butterflies, results out of slots.
+// On slices every butterfly is exact, so the folded product has the bits of the plain one.
+struct Folded {
+    Mode mode;
+    int32_t m, K, bits, out_slots, in_count, out_count, leaf_count;
+    const int32_t* gather;  // slot -> index of the data
+    const int32_t* place;   // slot -> index of the result, -1 where a panel is padded
+    const Butterfly *in_ops, *out_ops;
+    const Leaf* leaves;
+    const double* packed;        // exact: panels [K][4][2], high and low; f64: panels [K][8]
+    const float* packed_single;  // f32: panels [K][8]
+};
+
+// Planes in memory. Plane p of sample b lies at plane_offset; element (i, j) of it row(i) + column(j) further on.
+struct Planes {
+    void* data = nullptr;
+    Dtype dtype = Dtype::f32;
+    int64_t samples = 0, outer = 0, inner = 0, rows = 0, columns = 0, patch_rows = 1, patch_columns = 1;
+    int64_t stride[7] = {};  // elements: sample, outer, inner, row / patch, row % patch, column / patch, column % patch
+};
+
+struct Term {
+    const Folded* rows = nullptr;
+    const Folded* columns = nullptr;
+};
+
+// y = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0 for every plane.
+struct Job {
+    Mode mode = Mode::exact;
+    Planes out, x, other;
+    bool has_other = false;   // E is a tensor
+    bool has_second = false;  // there is a second term; its E is `other` or drawn from seeds
+    Term term[2];
+    int64_t corner_rows = 0, corner_columns = 0;  // E is zero there in the second term
+    const int64_t* seeds = nullptr;               // one per sample, or null: base_seed + sample
+    int64_t base_seed = 0;
+    uint32_t stream = 0;
+    const double* weights = nullptr;  // alpha, beta, gamma
+    int64_t weight_stride = 0;        // 3 when every sample has its own
+};
+
+// What one thread works with; each pointer holds as many blocks of kLanes as the largest table has slots.
+struct Scratch {
+    double *in, *high, *low, *main, *cross, *first, *second;
+};
+
+}  // namespace sk

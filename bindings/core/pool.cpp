@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pool.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+namespace sk {
+namespace {
+
+// Spinning this often (some 20 microseconds) before sleeping keeps the steps of one call, and calls in a row, together.
+constexpr int kSpins = 4000;
+
+inline void pause_thread() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+class Pool {
+  public:
+    ~Pool() {
+        stop.store(true);
+        started.fetch_add(1);
+        started.notify_all();
+        for (std::thread& thread : threads) thread.join();
+    }
+
+    void run(int64_t items, int helpers, const std::function<void(int64_t)>& work) {
+        while (static_cast<int>(threads.size()) < helpers) {
+            try {
+                threads.emplace_back([this, number = static_cast<int>(threads.size()), seen = started.load()] { serve(number, seen); });
+            } catch (const std::system_error&) {
+                break;  // fewer threads than asked for: slower, the same result
+            }
+        }
+        helpers = std::min(helpers, static_cast<int>(threads.size()));
+        task = &work;
+        count = items;
+        next.store(0);
+        wanted = helpers;
+        busy.store(static_cast<int>(threads.size()));
+        started.fetch_add(1);
+        started.notify_all();
+        take();
+        for (int spins = 0; busy.load() != 0;) {
+            if (++spins < kSpins) {
+                pause_thread();
+            } else {
+                const int still = busy.load();
+                if (still != 0) busy.wait(still);
+            }
+        }
+    }
+
+  private:
+    std::vector<std::thread> threads;
+    std::atomic<uint32_t> started{0};
+    std::atomic<int> busy{0};
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> stop{false};
+    const std::function<void(int64_t)>* task = nullptr;
+    int64_t count = 0;
+    int wanted = 0;
+
+    void take() {
+        for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) (*task)(i);
+    }
+
+    void serve(int number, uint32_t seen) {
+        for (;;) {
+            for (int spins = 0; started.load() == seen && spins < kSpins; ++spins) pause_thread();
+            started.wait(seen);
+            seen = started.load();
+            if (stop.load()) return;
+            if (number < wanted) take();
+            if (busy.fetch_sub(1) == 1) busy.notify_all();
+        }
+    }
+};
+
+// A child of fork has no threads: it leaves its parent's pool alone and starts a new one.
+struct Owner {
+    std::mutex mutex;
+    Pool* pool = nullptr;
+    Owner() {
+#ifndef _WIN32
+        pthread_atfork([] { owner().mutex.lock(); }, [] { owner().mutex.unlock(); },
+                       [] {
+                           owner().pool = nullptr;
+                           owner().mutex.unlock();
+                       });
+#endif
+    }
+    ~Owner() { delete pool; }
+    static Owner& owner() {
+        static Owner instance;
+        return instance;
+    }
+};
+
+}  // namespace
+
+void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& task) {
+    const int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
+    Owner& owner = Owner::owner();
+    if (helpers > 0 && owner.mutex.try_lock()) {
+        const std::lock_guard guard(owner.mutex, std::adopt_lock);
+        if (!owner.pool) owner.pool = new Pool;
+        owner.pool->run(count, helpers, task);
+        return;
+    }
+    for (int64_t i = 0; i < count; ++i) task(i);
+}
+
+}  // namespace sk

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// A constant matrix [m, K], cut along its symmetries and packed for the micro-kernels.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "job.hpp"
+
+namespace sk {
+
+// Memory on a cache line, uninitialised; throws std::bad_alloc.
+template <class T>
+struct Aligned {
+    Aligned() = default;
+    explicit Aligned(std::size_t count) : size(count) {
+        const std::size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
+        data.reset(static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64)));
+        if (!data) throw std::bad_alloc();
+    }
+    struct Free {
+        void operator()(T* p) const { std::free(p); }
+    };
+    std::unique_ptr<T[], Free> data;
+    std::size_t size = 0;
+};
+
+// A table, folded (see Folded) and packed. Immutable once built.
+struct Table {
+    // `values` is [m, K] row by row. Exact: split here into two slices, or taken from `slices` [2, m, K].
+    Table(Mode mode, int64_t m, int64_t K, const double* values);
+    Table(int64_t m, int64_t K, const float* slices);
+
+    const Folded& folded() const { return view; }
+    int64_t rows() const { return view.m; }
+    int64_t columns() const { return view.K; }
+
+  private:
+    Folded view{};
+    std::vector<int32_t> gather, place;
+    std::vector<Butterfly> in_ops, out_ops;
+    std::vector<Leaf> leaves;
+    Aligned<double> packed;
+    Aligned<float> packed_single;
+
+    void build(int64_t m, int64_t K, std::vector<double> high, std::vector<double> low);
+    template <class T> void pack(const std::vector<struct Block>& blocks, Aligned<T>& target);
+};
+
+// B: bits per slice, so that a dot product of `length` terms is exact in float64.
+int bits_for(int64_t length);
+
+}  // namespace sk
