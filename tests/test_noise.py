@@ -53,7 +53,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["torch", "triton"])
+@pytest.mark.parametrize("name", ["torch", "native", "triton"])
 @pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 2], ids=["zero", "high half", "largest for two samples"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_backend_draws_the_reference_bits(name, shape, seed):

@@ -5,6 +5,7 @@
 
 #include "isa.hpp"
 #include "job.hpp"
+#include "noise.hpp"
 
 namespace sk {
 namespace SK_ISA {
@@ -350,6 +351,6 @@ void columns_entry(const Job& job, int64_t plane, int64_t block, Scratch& s, con
 }  // namespace SK_ISA
 
 const Isa SK_JOIN(isa_, SK_ISA) = {SK_TEXT(SK_ISA), SK_VECTOR_BYTES, SK_ISA::rows_entry, SK_ISA::columns_entry,
-                                   SK_ISA::noise_row};
+                                   SK_ISA::noise_rows};
 
 }  // namespace sk

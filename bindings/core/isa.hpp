@@ -13,6 +13,7 @@
 namespace sk {
 
 struct Job;
+struct Noise;
 struct Scratch;
 
 struct Isa {
@@ -23,8 +24,8 @@ struct Isa {
     bool (*rows)(const Job& job, int term, int64_t plane, int64_t block, Scratch& scratch, void* half);
     // Second product of all terms, weights and rounding for the rows [16 block, 16 block + 16).
     void (*columns)(const Job& job, int64_t plane, int64_t block, Scratch& scratch, const void* const half[2]);
-    // A row of noise: `count` deviates from column `column` on, as float32.
-    void (*noise)(uint64_t seed, uint32_t stream, uint32_t plane, uint32_t row, uint32_t column, int64_t count, float* out);
+    // Rows [4 group, 4 group + 4) of noise of the plane that begins at `base`.
+    void (*noise)(const Noise& noise, uint64_t seed, int64_t base, uint32_t plane, int64_t group);
 };
 
 extern const Isa isa_baseline, isa_avx2, isa_avx512;

@@ -70,13 +70,21 @@ inline void deviates(const uint32_t (&word)[kLanes], float (&out)[kLanes]) {
     }
 }
 
-void noise_row(uint64_t seed, uint32_t stream, uint32_t plane, uint32_t row, uint32_t column, int64_t count, float* out) {
+void noise_rows(const Noise& noise, uint64_t seed, int64_t base, uint32_t plane, int64_t group) {
+    Planes to;
+    to.data = noise.data;
+    to.dtype = noise.dtype;
+    const int64_t rows = noise.size[2], columns = noise.size[3], step = noise.stride[3];
     Words words;
     float values[kLanes];
-    for (int64_t done = 0; done < count; done += kLanes) {
-        philox(seed, stream, plane, row / 4, column + static_cast<uint32_t>(done), words);
-        deviates(words.word[row % 4], values);
-        const int64_t left = count - done < kLanes ? count - done : kLanes;
-        __builtin_memcpy(out + done, values, static_cast<std::size_t>(left) * sizeof(float));
+    int64_t offsets[kLanes];
+    for (int64_t first = 0; first < columns; first += kLanes) {
+        const int count = static_cast<int>(columns - first < kLanes ? columns - first : kLanes);
+        for (int i = 0; i < count; ++i) offsets[i] = (first + i) * step;
+        philox(seed, noise.stream, plane, static_cast<uint32_t>(group), static_cast<uint32_t>(first), words);
+        for (int64_t row = 4 * group; row < 4 * group + 4 && row < rows; ++row) {
+            deviates(words.word[row % 4], values);
+            store_run(to, base + row * noise.stride[2], offsets, step == 1, count, values);
+        }
     }
 }

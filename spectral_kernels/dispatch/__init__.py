@@ -8,6 +8,7 @@ changes speed, never bits.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
 from torch import Tensor
 
@@ -34,10 +35,7 @@ def backend(name: str) -> Iterator[None]:
 def missing(name: str) -> str | None:
     """Why a backend cannot run here, or None when it can."""
     if name == "native":
-        try:
-            from spectral_kernels import _native  # noqa: F401  # pyright: ignore[reportAttributeAccessIssue]
-        except ImportError as error:
-            return f"the compiled CPU core was not built ({error}); pip install . with a C++ compiler builds it"
+        return _native_missing()
     if name == "triton":
         try:
             import triton
@@ -47,6 +45,15 @@ def missing(name: str) -> str | None:
 
         if not torch.cuda.is_available() and not triton.knobs.runtime.interpret:  # pyright: ignore[reportAttributeAccessIssue]
             return "there is no GPU; TRITON_INTERPRET=1 runs the kernels in Triton's interpreter"
+    return None
+
+
+@cache
+def _native_missing() -> str | None:
+    try:
+        from spectral_kernels import _native  # noqa: F401  # pyright: ignore[reportAttributeAccessIssue]
+    except ImportError as error:
+        return f"the compiled CPU core was not built ({error}); `make native`, or pip install . with a C++ compiler"
     return None
 
 

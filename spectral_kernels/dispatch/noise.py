@@ -22,7 +22,13 @@ def normal(
     from spectral_kernels.noise import plane_counts
 
     samples, planes, rows, columns = plane_counts(shape)
-    if choose(torch.empty(0, device=device)) == "triton":
+    chosen = choose(torch.empty(0, device=device))
+    if chosen == "native":
+        from spectral_kernels.dispatch import native
+
+        noise = torch.empty((samples, planes, rows, columns), dtype=dtype)
+        native.normal(noise, base_seed if seeds is None else seeds, stream)
+    elif chosen == "triton":
         from spectral_kernels.kernels.noise import normal as kernel
 
         noise = kernel(samples, planes, rows, columns, base_seed, seeds, stream, dtype, device)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way into the compiled CPU core: tensors become arrays, tables become handles, nothing is computed here."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import _native, bases  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@lru_cache(maxsize=512)
+def table(basis: str, kind: str, fine: int, coarse: int, mode: str) -> "_native.Table":
+    """A table folded and packed for the core, kept for the next call. Modes are "exact", "double" and "fast"."""
+    cpu = torch.device("cpu")
+    if mode == "exact":
+        return _native.Table(bases.sliced(basis, kind, fine, coarse, cpu))
+    return _native.Table(bases.rounded(basis, kind, fine, coarse, torch.float64, cpu), mode)
+
+
+def plane_product(
+    out: Tensor,
+    x: Tensor,
+    other: Tensor | None,
+    first: Sequence[tuple],
+    second: Sequence[tuple] | None,
+    corner: tuple[int, int],
+    seeds: Tensor | int | None,
+    stream: int,
+    weights: Tensor,
+) -> None:
+    """out = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0, see dispatch/planes.py.
+
+    Tensors are views [B, C1, C2, h/p, p, w/p, p]; `first` and `second` name the row and the column table, `weights` is
+    float64 [1, 3] or [B, 3]; E is zero in the corner for the second term.
+    """
+    _native.plane_product(
+        out.detach(),
+        x.detach(),
+        None if other is None else other.detach(),
+        tuple(table(*names) for names in first),
+        None if second is None else tuple(table(*names) for names in second),
+        corner,
+        seeds,
+        stream,
+        weights,
+        torch.get_num_threads(),
+    )
+
+
+def normal(out: Tensor, seeds: Tensor | int, stream: int) -> None:
+    """Deviates into `out` [samples, planes, rows, columns]."""
+    _native.normal(out, seeds, stream, torch.get_num_threads())
