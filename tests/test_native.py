@@ -82,6 +82,19 @@ def test_every_table_has_the_reference_bits(basis, kind, isa):
     assert_same_bits(out, expected)
 
 
+@pytest.mark.parametrize("kind", ["analysis", "synthesis", "up", "down", "lowpass"])
+@pytest.mark.parametrize("basis", ["dct", "fft"])
+# Reasons: the smallest; odd; even with a Nyquist row; a power of two; Wan's rows.
+@pytest.mark.parametrize(("fine", "coarse"), [(1, 1), (9, 4), (22, 21), (128, 64), (90, 45)])
+def test_the_core_builds_the_same_tables(basis, kind, fine, coarse):
+    assert_same_bits(_native.table_values(basis, kind, fine, coarse), table(basis, kind, fine, coarse))
+
+
+@pytest.mark.parametrize("n", [3, 97, 160, 719, 1024])
+def test_cosines_are_correctly_rounded_at_many_sizes(n):
+    assert_same_bits(_native.table_values("dct", "analysis", n, 1), table("dct", "analysis", n, 1))
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_lift_adds_the_state_itself(isa):
     fine, coarse, t = (36, 20), (18, 11), np.array([0.3, 0.9])

@@ -13,6 +13,7 @@
 #include <string>
 #include <variant>
 
+#include "bases.hpp"
 #include "noise.hpp"
 #include "planes.hpp"
 #include "table.hpp"
@@ -178,6 +179,18 @@ NB_MODULE(_native, m) {
           "out = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0 for views [B, C1, C2, h/p, p, w/p, p].");
     m.def("normal", &normal, "out"_a.noconvert(), "seeds"_a, "stream"_a, "threads"_a, "isa"_a = "",
           "Normal deviates into out [samples, planes, rows, columns].");
+    m.def("table_values", [](const std::string& basis, const std::string& kind, int64_t fine, int64_t coarse) {
+        static constexpr const char* kinds[] = {"analysis", "synthesis", "up", "down", "lowpass"};
+        int at = 0;
+        while (at < 5 && kind != kinds[at]) ++at;
+        if (at == 5 || (basis != "dct" && basis != "fft")) wrong("unknown basis or kind");
+        if (coarse < 1 || fine < coarse) wrong("fine must be at least coarse, and coarse at least 1");
+        auto* values = new sk::Values(sk::table_values(basis == "dct" ? sk::Basis::dct : sk::Basis::fft,
+                                                       static_cast<sk::Kind>(at), fine, coarse));
+        nb::capsule owner(values, [](void* p) noexcept { delete static_cast<sk::Values*>(p); });
+        return nb::ndarray<nb::numpy, double, nb::ndim<2>>(
+            values->data.data(), {static_cast<size_t>(values->m), static_cast<size_t>(values->K)}, owner);
+    }, "basis"_a, "kind"_a, "fine"_a, "coarse"_a, "The float64 table the C library builds for itself.");
     m.def("isas", [] {
         nb::list names;
         for (const char* name : {"baseline", "avx2", "avx512"}) {
