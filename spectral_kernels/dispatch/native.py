@@ -26,6 +26,7 @@ def plane_product(
     first: Sequence[tuple],
     second: Sequence[tuple] | None,
     corner: tuple[int, int],
+    mode: str,
     seeds: Tensor | int | None,
     stream: int,
     weights: Tensor,
@@ -33,14 +34,14 @@ def plane_product(
     """out = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0, see dispatch/planes.py.
 
     Tensors are views [B, C1, C2, h/p, p, w/p, p]; `first` and `second` name the row and the column table, `weights` is
-    float64 [1, 3] or [B, 3]; E is zero in the corner for the second term.
+    float64 [1, 3] or [B, 3]; `mode` is "exact", "double" or "fast"; E is zero in the corner for the second term.
     """
     _native.plane_product(
         out.detach(),
         x.detach(),
         None if other is None else other.detach(),
-        tuple(table(*names) for names in first),
-        None if second is None else tuple(table(*names) for names in second),
+        tuple(table(*names, mode) for names in first),
+        None if second is None else tuple(table(*names, mode) for names in second),
         corner,
         seeds,
         stream,

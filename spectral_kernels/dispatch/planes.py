@@ -50,9 +50,13 @@ class Product:
         """Bits per slice of the product with this table."""
         return exact.bits_for(table.shape[-1])
 
+    def names(self, kind: str) -> tuple[tuple[str, str, int, int], tuple[str, str, int, int]]:
+        """What `bases` calls the row and the column table of one term."""
+        return tuple((self.basis, kind, self.fine[axis], self.coarse[axis]) for axis in (0, 1))
+
     def tables(self, kind: str, mode: str, device: torch.device) -> tuple[Tensor, Tensor]:
         """Row and column tables of one term: slices [2, m, K] in mode "exact", else [m, K] as float32 or float64."""
-        rows, columns = ((self.basis, kind, self.fine[axis], self.coarse[axis]) for axis in (0, 1))
+        rows, columns = self.names(kind)
         if mode == "exact":
             return bases.sliced(*rows, device), bases.sliced(*columns, device)
         dtype = torch.float64 if mode == "double" else torch.float32
@@ -120,6 +124,8 @@ def plane_product(
         from spectral_kernels.kernels.planes import launch
 
         launch(product, target, source, added, seeds, times, base_seed, t)
+    elif chosen == "native":
+        _native(product, target, source, added, seeds, times, base_seed, t)
     else:
         _torch(product, target, source, added, seeds, times, base_seed, t)
     return out
@@ -206,6 +212,38 @@ def _torch(
             y = y.add_(extra.permute(1, 0, 2).to(y.dtype) * gamma)
         result[part] = _canonical(y.add_(0.0), x.dtype).permute(1, 0, 2)
     out.copy_(result.view(out.shape))
+
+
+def _native(
+    product: Product,
+    out: Tensor,
+    x: Tensor,
+    other: Tensor | None,
+    seeds: Tensor | None,
+    times: Tensor | None,
+    base_seed: int | None,
+    t: float,
+) -> None:
+    """The compiled core takes tables, weights and views as they are."""
+    from spectral_kernels.dispatch import native
+
+    rows = weights(product.formula, product.part, t if times is None else times, product.ratio)
+    if times is None:
+        table = torch.tensor([rows], dtype=torch.float64, device="cpu")
+    else:
+        table = torch.stack([torch.as_tensor(row) for row in rows], 1)
+    native.plane_product(
+        out,
+        x,
+        other,
+        product.names(product.kind),
+        product.names(product.second) if product.second else None,
+        product.coarse if product.second == "synthesis" else (0, 0),
+        product.mode(x),
+        base_seed if seeds is None else seeds,
+        product.stream,
+        table,
+    )
 
 
 def _canonical(y: Tensor, dtype: torch.dtype) -> Tensor:
