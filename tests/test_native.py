@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled core on its own: its bits are the reference's for every instruction set, thread count, dtype and stride."""
+"""The compiled core on its own: the reference's bits for every instruction set, thread count, dtype and stride."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ _native = pytest.importorskip("spectral_kernels._native", reason="the compiled c
 
 ISAS = _native.isas()
 
-# Reasons: nothing folds; odd sides keep a middle line; blocks of 16 lanes full, and one more; two levels of folding with
-# leaves that fill no panel; the Wan latent, whose 90 rows fold once; wider than the largest dense leaf.
+# Reasons: nothing folds; odd sides keep a middle line; blocks of 16 lanes full, and one more; folding twice with
+# leaves that fill no panel; the Wan latent, whose 90 rows fold once and whose 160 columns four times.
 SIZES = [((1, 1), (3, 2)), ((5, 7), (9, 16)), ((16, 17), (33, 32)), ((24, 30), (49, 61)), ((45, 80), (90, 160))]
 
 

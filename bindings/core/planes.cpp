@@ -45,13 +45,6 @@ struct Sizes {
     std::size_t halves() const { return half[0] + half[1]; }
 };
 
-Scratch scratch_in(double* memory, const Sizes& sizes) {
-    const std::size_t step = sizes.slots * kLanes;
-    return {memory, memory + step, memory + 2 * step, memory + 3 * step, memory + 4 * step, memory + 5 * step, memory + 6 * step};
-}
-
-thread_local Buffers tls_scratch, tls_halves;
-
 double weight(const Job& job, int64_t plane, int which) {
     return job.weights[job.weight_stride * (plane / (job.out.outer * job.out.inner)) + which];
 }
@@ -76,10 +69,35 @@ void fill_nan(const Planes& p, int64_t plane) {
     }
 }
 
-struct Halves {
-    double* of[2];
-    Halves(double* memory, const Sizes& sizes) : of{memory, memory + sizes.half[0]} {}
+// All memory of a call, taken before anything runs: a thread of the pool must not meet an exception.
+struct Memory {
+    double* data;
+    const Sizes& sizes;
+    std::size_t step;  // from one worker to the next
+
+    Memory(const Sizes& of, int workers, bool halves_each) : sizes(of), step(of.scratch() + (halves_each ? of.halves() : 0)) {
+        thread_local Buffers buffers;
+        data = buffers.take(workers * step + (halves_each ? 0 : of.halves()));
+        shared = halves_each ? nullptr : data + workers * step;
+    }
+    Scratch scratch(int worker) const {
+        double* const p = data + worker * step;
+        const std::size_t one = sizes.slots * kLanes;
+        return {p, p + one, p + 2 * one, p + 3 * one, p + 4 * one, p + 5 * one, p + 6 * one};
+    }
+    double* half(int worker, int term) const {
+        double* const first = shared ? shared : data + worker * step + sizes.scratch();
+        return first + (term == 0 ? 0 : sizes.half[0]);
+    }
+
+  private:
+    double* shared;
 };
+
+// With fewer planes per thread than this the last planes would leave threads idle; above this size a second plane in
+// flight would cost more memory than it saves time.
+constexpr int64_t kPlanesPerThread = 4;
+constexpr std::size_t kMostHalves = std::size_t{1} << 25;  // numbers, 256 MiB
 
 }  // namespace
 
@@ -91,39 +109,36 @@ void plane_product(const Job& job, const Isa& isa, int threads) {
     const int64_t row_blocks = padded(job.out.rows) / kLanes;
     const auto column_blocks = [&](int term) { return padded(job.term[term].columns->K) / kLanes; };
 
-    // With fewer than four planes per thread the last ones would leave threads idle.
-    const bool by_plane = threads == 1 || planes >= 4 * threads;
-    if (by_plane) {
-        const auto whole_plane = [&](int64_t plane) {
-            Scratch scratch = scratch_in(tls_scratch.take(sizes.scratch()), sizes);
-            const Halves half(tls_halves.take(sizes.halves()), sizes);
+    if (threads == 1 || (planes >= kPlanesPerThread * threads && threads * sizes.halves() <= kMostHalves)) {
+        const Memory memory(sizes, threads, true);
+        parallel_for(planes, threads, [&](int64_t plane, int worker) {
+            Scratch scratch = memory.scratch(worker);
             for (int term = 0; term < terms_of(job, plane); ++term) {
                 for (int64_t block = 0; block < column_blocks(term); ++block) {
-                    if (!isa.rows(job, term, plane, block, scratch, half.of[term])) return fill_nan(job.out, plane);
+                    if (!isa.rows(job, term, plane, block, scratch, memory.half(worker, term))) return fill_nan(job.out, plane);
                 }
             }
-            const void* const halves[2] = {half.of[0], half.of[1]};
+            const void* const halves[2] = {memory.half(worker, 0), memory.half(worker, 1)};
             for (int64_t block = 0; block < row_blocks; ++block) isa.columns(job, plane, block, scratch, halves);
-        };
-        parallel_for(planes, threads, whole_plane);
+        });
         return;
     }
-    const Halves half(tls_halves.take(sizes.halves()), sizes);
-    const void* const halves[2] = {half.of[0], half.of[1]};
+    const Memory memory(sizes, threads, false);
+    const void* const halves[2] = {memory.half(0, 0), memory.half(0, 1)};
     for (int64_t plane = 0; plane < planes; ++plane) {
         const int64_t first = column_blocks(0), all = terms_of(job, plane) == 2 ? first + column_blocks(1) : first;
         std::atomic<bool> finite{true};
-        parallel_for(all, threads, [&](int64_t n) {
-            Scratch scratch = scratch_in(tls_scratch.take(sizes.scratch()), sizes);
+        parallel_for(all, threads, [&](int64_t n, int worker) {
+            Scratch scratch = memory.scratch(worker);
             const int term = n < first ? 0 : 1;
-            if (!isa.rows(job, term, plane, term == 0 ? n : n - first, scratch, half.of[term])) finite.store(false);
+            if (!isa.rows(job, term, plane, term == 0 ? n : n - first, scratch, memory.half(0, term))) finite.store(false);
         });
         if (!finite.load()) {
             fill_nan(job.out, plane);
             continue;
         }
-        parallel_for(row_blocks, threads, [&](int64_t block) {
-            Scratch scratch = scratch_in(tls_scratch.take(sizes.scratch()), sizes);
+        parallel_for(row_blocks, threads, [&](int64_t block, int worker) {
+            Scratch scratch = memory.scratch(worker);
             isa.columns(job, plane, block, scratch, halves);
         });
     }

@@ -35,7 +35,7 @@ class Pool {
         for (std::thread& thread : threads) thread.join();
     }
 
-    void run(int64_t items, int helpers, const std::function<void(int64_t)>& work) {
+    void run(int64_t items, int helpers, const Task& work) {
         while (static_cast<int>(threads.size()) < helpers) {
             try {
                 threads.emplace_back([this, number = static_cast<int>(threads.size()), seen = started.load()] { serve(number, seen); });
@@ -51,7 +51,7 @@ class Pool {
         busy.store(static_cast<int>(threads.size()));
         started.fetch_add(1);
         started.notify_all();
-        take();
+        take(0);
         for (int spins = 0; busy.load() != 0;) {
             if (++spins < kSpins) {
                 pause_thread();
@@ -68,12 +68,12 @@ class Pool {
     std::atomic<int> busy{0};
     std::atomic<int64_t> next{0};
     std::atomic<bool> stop{false};
-    const std::function<void(int64_t)>* task = nullptr;
+    const Task* task = nullptr;
     int64_t count = 0;
     int wanted = 0;
 
-    void take() {
-        for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) (*task)(i);
+    void take(int worker) {
+        for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) (*task)(i, worker);
     }
 
     void serve(int number, uint32_t seen) {
@@ -82,7 +82,7 @@ class Pool {
             started.wait(seen);
             seen = started.load();
             if (stop.load()) return;
-            if (number < wanted) take();
+            if (number < wanted) take(number + 1);
             if (busy.fetch_sub(1) == 1) busy.notify_all();
         }
     }
@@ -110,7 +110,7 @@ struct Owner {
 
 }  // namespace
 
-void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& task) {
+void parallel_for(int64_t count, int threads, const Task& task) {
     const int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
     Owner& owner = Owner::owner();
     if (helpers > 0 && owner.mutex.try_lock()) {
@@ -119,7 +119,7 @@ void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>
         owner.pool->run(count, helpers, task);
         return;
     }
-    for (int64_t i = 0; i < count; ++i) task(i);
+    for (int64_t i = 0; i < count; ++i) task(i, 0);
 }
 
 }  // namespace sk

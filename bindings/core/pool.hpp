@@ -7,7 +7,10 @@
 
 namespace sk {
 
-// Runs task(0) ... task(count - 1), each once, on at most `threads` threads including the caller. `task` must not throw.
-void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& task);
+// A task gets its number and that of the thread it runs on, 0 <= worker < threads. It must not throw.
+using Task = std::function<void(int64_t number, int worker)>;
+
+// Runs tasks 0 ... count - 1, each once, on at most `threads` threads including the caller, which is worker 0.
+void parallel_for(int64_t count, int threads, const Task& task);
 
 }  // namespace sk
