@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | lint: each from a fresh clone. What they need is installed once, into .venv.
+# make demo | test | lint | native: each from a fresh clone. What they need is installed once, into .venv.
 
 # Any Python from 3.11 on.
 PYTHON ?= python3
@@ -8,7 +8,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint native clean
 
 demo: .venv/ready-demo
 	.venv/bin/python -m spectral_kernels demo
@@ -22,11 +22,16 @@ lint: .venv/ready-lint
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright --pythonpath .venv/bin/python
 
+# The compiled core into the source tree, for whichever Python runs the tests: make native PYTHON=...
+native:
+	cmake -S . -B build/native -DSK_IN_PLACE=ON -DPython_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)')
+	cmake --build build/native --parallel
+
 clean:
 	rm -rf .venv build dist
 
 # ready-NAME: the package, compiled core included, with its extra NAME.
-.venv/ready-%: .venv/torch pyproject.toml CMakeLists.txt $(wildcard bindings/*.txt bindings/*.cpp bindings/*.h)
+.venv/ready-%: .venv/torch pyproject.toml CMakeLists.txt $(shell find bindings -type f)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	touch $@
 

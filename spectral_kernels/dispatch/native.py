@@ -50,6 +50,6 @@ def plane_product(
     )
 
 
-def normal(out: Tensor, seeds: Tensor | int, stream: int) -> None:
+def normal(out: Tensor, seeds: Tensor | int | None, stream: int) -> None:
     """Deviates into `out` [samples, planes, rows, columns]."""
     _native.normal(out, seeds, stream, torch.get_num_threads())

@@ -50,7 +50,7 @@ class Product:
         """Bits per slice of the product with this table."""
         return exact.bits_for(table.shape[-1])
 
-    def names(self, kind: str) -> tuple[tuple[str, str, int, int], tuple[str, str, int, int]]:
+    def names(self, kind: str) -> tuple[tuple[str, str, int, int], ...]:
         """What `bases` calls the row and the column table of one term."""
         return tuple((self.basis, kind, self.fine[axis], self.coarse[axis]) for axis in (0, 1))
 
