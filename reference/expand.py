@@ -93,14 +93,16 @@ def transform(x, *, basis="dct", inverse=False, dtype=np.float32):
     return rounded(both_sides(x, basis, "synthesis" if inverse else "analysis", size, size), dtype)
 
 
-def lift(z, v, t, *, basis="dct", dtype=np.float32):
+def lift(z, v, t, *, basis="dct", align=True, dtype=np.float32):
     """The velocity in full-resolution coordinates from the velocity `v` of the coarse model at coarse time `t`.
 
     v' = (z - r up(x0)) / t',   x0 = down(z) t / t' - t v
        = alpha (up(v) - gamma lowpass(z)) + gamma z,   alpha = 1 + (r - 1) t,  gamma = 1 / t'
+
+    Without alignment t' = t and alpha = 1.
     """
     fine, coarse = z.shape[-2:], v.shape[-2:]
-    ratio = resolution_ratio(fine, coarse)
+    ratio = resolution_ratio(fine, coarse) if align else 1.0
     aligned, _ = align_time(np.asarray(t, np.float64), ratio)
     across = (slice(None),) + (None,) * (z.ndim - 1) if np.ndim(t) == 1 else ()
     alpha = 1.0 + (ratio - 1.0) * np.asarray(t, np.float64)

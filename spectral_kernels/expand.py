@@ -107,7 +107,15 @@ def dct_truncate(
 
 
 def spectral_lift(
-    z: Tensor, v: Tensor, *, t, size=None, basis: str = "dct", layout: Layout | None = None, precision: str = "exact"
+    z: Tensor,
+    v: Tensor,
+    *,
+    t,
+    size=None,
+    align: bool = True,
+    basis: str = "dct",
+    layout: Layout | None = None,
+    precision: str = "exact",
 ) -> Tensor:
     """Lift a coarse model's velocity to full-resolution coordinates.
 
@@ -123,6 +131,8 @@ def spectral_lift(
     v : velocity [..., h, w] of the coarse model at `dct_truncate(z, size=(h, w), t=t)` and time t; dtype of z.
     t : coarse time in (0, 1], a float or one per sample.
     size : (H, W), needed with a layout of tokens; else that of z.
+    align : False for states without alignment, `dct_truncate(z, normalize=False)` and t' = t:
+        v' = up(v) + (z - low-pass of z) / t.
     basis : "dct" or "fft".
     layout : layout of v with its grid (h, w); z and the result have the same layout at `size`.
     precision : as in `dct_expand`.
@@ -147,8 +157,8 @@ def spectral_lift(
     if times is None and time == 0:
         raise ValueError(f"{op}: t must be above 0, got {t}; at t = 0 the state is clean and has no velocity to lift")
     return plane_product(
-        v, z, None, times, None, time, "up", "lowpass", basis, list(fine), list(coarse), name, "lift", "",
-        arguments.precision(op, precision), 0,
+        v, z, None, times, None, time, "up", "lowpass", basis, list(fine), list(coarse), name,
+        "lift" if align else "hold", "", arguments.precision(op, precision), 0,
     )  # fmt: skip
 
 

@@ -69,6 +69,7 @@ def weights(formula: str, part: str, t: float | Tensor, ratio: float) -> tuple[f
     expand     r / u, t, 0            fill      1, t, 0
     truncate   u / r, 0, 0            one       1, 0, 0
     lift       u, -u / (r t), u / (r t)         written as 1 / t' with t' = (r t) / u
+    hold       1, -1 / t, 1 / t                 the lift without alignment
 
     Parts are the adjoints: "first" is (alpha, 0, 0), "second" is (alpha beta, 0, gamma).
     """
@@ -78,6 +79,9 @@ def weights(formula: str, part: str, t: float | Tensor, ratio: float) -> tuple[f
     if formula == "lift":
         gamma = 1.0 / ((ratio * t) / u)
         values = (u, -gamma, gamma)
+    elif formula == "hold":
+        gamma = 1.0 / t
+        values = (one, -gamma, gamma)
     else:
         values = {
             "expand": (ratio / u, t, zero),

@@ -166,6 +166,9 @@ def weights(time, ratio, FORMULA: tl.constexpr, PART: tl.constexpr):
     if FORMULA == "lift":
         gamma = 1.0 / ((ratio * time) / u)
         alpha, beta = u, -gamma
+    elif FORMULA == "hold":
+        gamma = 1.0 / time
+        alpha, beta = zero + 1.0, -gamma
     elif FORMULA == "expand":
         alpha, beta, gamma = ratio / u, time, zero
     elif FORMULA == "fill":
@@ -376,7 +379,7 @@ def launch(
     }
     masked, add = (
         product.second == "synthesis",
-        product.formula == "lift" and other is not None and product.part != "first",
+        product.formula in ("lift", "hold") and other is not None and product.part != "first",
     )
     bits = [product.bits(table) for table in (rows1, columns1, rows2, columns2)]
     t_pattern, ratio_pattern = struct.unpack("<2q", struct.pack("<2d", t, product.ratio))

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spectral progressive resolution on unmodified diffusers pipelines.
+
+The pipeline's latents keep their full size all the time, in full-resolution coordinates: their low band is the coarse
+state, their high band is the noise that the run began with. A forward pre-hook hands the denoiser the coarse state
+(`dct_truncate`), and `scheduler.step`, after the pipeline's guidance, gets the coarse velocity lifted back
+(`spectral_lift`). At the transition nothing is left to do: the latents *are* the expanded, aligned state.
+
+What a schedule changes besides: "published" and "respaced" rewrite the scheduler's sigmas and timesteps once per run
+and make multi-step solvers forget their history at a transition. "matched" leaves the scheduler alone and tells the
+model the coarse level.
+"""
+
+import functools
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spectral_kernels.adapters.diffusers import solvers
+from spectral_kernels.adapters.diffusers.models import (
+    MIXED_STATES,
+    Arguments,
+    Model,
+    Size,
+    denoisers_of,
+    facts_of,
+    unwrapped,
+)
+from spectral_kernels.adapters.diffusers.runs import Handle, Summary, watch
+from spectral_kernels.expand import dct_truncate, spectral_lift
+from spectral_kernels.layouts import Layout
+from spectral_kernels.schedule import ResolutionSchedule, resolution_schedule, stage_sizes
+from spectral_kernels.spectrum import PowerLaw
+from spectral_kernels.timesteps import timestep_of
+
+OP = "apply_progressive"
+TRUNCATE = {"dct": dct_truncate}
+
+
+@dataclass(frozen=True)
+class ProgressiveConfig:
+    """How a run's resolution grows.
+
+    Parameters
+    ----------
+    delta : error bound of a frequency that is treated as noise, relative to white noise of variance 1; larger is
+        faster. Papers use 0.01 to 0.1.
+    scales : side of each stage over the full side, ascending to 1: numbers, or pairs (height, width). Any number of
+        stages; sides are rounded to the model's patches.
+    basis : "dct" or "fft".
+    schedule : "published" replaces the level of the first step after a transition by the aligned one; "respaced"
+        spreads all the following levels anew; "matched" keeps the levels and asks the coarse model at the level of
+        equal signal-to-noise ratio. See `resolution_schedule`.
+    align : False leaves levels and states unaligned (published only).
+    spectrum : PowerLaw of the latents; default is the model's preset.
+    transition_sigmas : levels at which a stage ends, one per transition, in place of `delta` and `spectrum`.
+    precision : of the ops, "exact" or "fast".
+    """
+
+    delta: float = 0.05
+    scales: Sequence[float | tuple[float, float]] = (0.5, 1.0)
+    basis: str = "dct"
+    schedule: Literal["published", "respaced", "matched"] = "published"
+    align: bool = True
+    spectrum: PowerLaw | None = None
+    transition_sigmas: Sequence[float] | None = None
+    precision: str = "exact"
+
+    def __post_init__(self):
+        if self.basis not in TRUNCATE:
+            raise ValueError(f'ProgressiveConfig: basis must be one of {", ".join(TRUNCATE)}, got "{self.basis}"')
+        if self.schedule not in ("published", "respaced", "matched"):
+            raise ValueError(
+                f'ProgressiveConfig: schedule must be "published", "respaced" or "matched", got "{self.schedule}"'
+            )
+        if not self.align and self.schedule != "published":
+            raise ValueError(f'ProgressiveConfig: "{self.schedule}" is about alignment; align=False needs "published"')
+        # Scales, levels and spectra are checked where they are used; what can be wrong without a pipeline is said now.
+        stage_sizes((4096, 4096), self.scales)
+        stages = len(self.scales)
+        if self.transition_sigmas is not None and len(self.transition_sigmas) != stages - 1:
+            raise ValueError(
+                f"ProgressiveConfig: {stages} stages have {stages - 1} transitions, got transition_sigmas = "
+                f"{self.transition_sigmas}"
+            )
+
+
+@dataclass
+class Step:
+    """One step of a run: the grid the model sees and its noise level there."""
+
+    size: Size
+    level: float
+    coarse: bool
+    first: bool = False
+
+
+@dataclass
+class Run:
+    """All that depends on one call's size and noise levels."""
+
+    scheduler: Any
+    timesteps: Tensor
+    facts: Model
+    fine: Size
+    steps: list[Step]
+    history: dict[str, Any] = field(default_factory=dict)
+    original_step: Any = None
+
+
+class Progressive(Handle):
+    """Progressive resolution on one pipeline, until `remove()`."""
+
+    def __init__(self, pipe: Any, config: ProgressiveConfig):
+        self.config = config
+        self._run: Run | None = None
+        self._check_pipeline(pipe)
+        modules = denoisers_of(OP, pipe)
+        facts = {name: self._check_denoiser(module) for name, module in modules.items()}
+        solvers.check(OP, pipe.scheduler, config.schedule)
+        self._watch = watch(pipe)
+        if "progressive" in self._watch.applied:
+            self._watch.release()
+            raise ValueError(f"{OP}: {type(pipe).__name__} is progressive already; call remove() on its handle first")
+        self._watch.applied["progressive"] = self
+        self._watch.closing.append(self._close)
+        # Compiled loops step around the hooks: guards on a run's state would recompile at every step.
+        before, self._disabled_step = torch.compiler.disable(self._before), torch.compiler.disable(self._step)
+        self._hooks = [
+            module.register_forward_pre_hook(
+                functools.partial(before, facts[name], _parameters(module)), with_kwargs=True, prepend=True
+            )
+            for name, module in modules.items()
+        ]
+        self._summary = Summary(pipeline=type(pipe).__name__, schedule=config.schedule, stages="known after a call")
+
+    def remove(self) -> None:
+        """Take everything off; the pipeline then gives the bits of one that was never touched."""
+        if self not in self._watch.applied.values():
+            return
+        self._close()
+        for hook in self._hooks:
+            hook.remove()
+        self._watch.closing.remove(self._close)
+        del self._watch.applied["progressive"]
+        self._watch.release()
+
+    def summary(self) -> Summary:
+        """The stages of the present or last call: grids, tokens, steps, noise levels before and after."""
+        return self._summary
+
+    @staticmethod
+    def _check_pipeline(pipe: Any) -> None:
+        name = type(pipe).__name__
+        if name in MIXED_STATES:
+            raise ValueError(f"{OP}: {name} cannot be progressive: {MIXED_STATES[name]}; use apply_forecast")
+        if getattr(getattr(pipe, "config", None), "expand_timesteps", False) and "ImageToVideo" in name:
+            raise ValueError(f"{OP}: {name} with expand_timesteps holds a clean first frame in its noisy state; use "
+                             "apply_forecast")  # fmt: skip
+
+    @staticmethod
+    def _check_denoiser(module: torch.nn.Module) -> Model:
+        facts = facts_of(OP, module)
+        if facts.spectrum is None:
+            raise ValueError(
+                f"{OP}: {type(unwrapped(module)).__name__} predicts noise (eps), not the velocity of a flow; use "
+                "apply_forecast"
+            )
+        if getattr(unwrapped(module), "_parallel_config", None) is not None:
+            raise ValueError(
+                f"{OP}: context parallelism splits the tokens of the full grid, so it cannot be combined with "
+                "coarse steps; load the model without it"
+            )
+        return facts
+
+    def _before(self, facts: Model, names: list[str], module: torch.nn.Module, args: tuple, kwargs: Arguments):
+        """Forward pre-hook: hand the denoiser the coarse state."""
+        if self._watch.timesteps is None:
+            return None
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        if self._run is None or self._run.timesteps is not self._watch.timesteps:
+            self._close()
+            self._run = self._start(facts, arguments, module)
+        run, k = self._run, self._watch.step
+        if k >= len(run.steps) or not run.steps[k].coarse:
+            return None
+        for name in facts.bypass:
+            if "control" in name and arguments.get(name) is not None:
+                raise ValueError(f"{OP}: {name} belongs to the full grid, ControlNet cannot be used in coarse steps; "
+                                 "remove() the handle for this call")  # fmt: skip
+        step = run.steps[k]
+        state = arguments[facts.state]
+        shrink = functools.partial(self._shrunk, facts, module, run.fine, step)
+        facts.regrid(arguments, run.fine, step.size)
+        arguments[facts.state] = [shrink(one[None])[0] for one in state] if isinstance(state, list) else shrink(state)
+        if self.config.schedule == "matched":
+            # UniPC's and DPM++'s timesteps are whole, the coarse level is not.
+            time = arguments[facts.time]
+            dtype = time.dtype if time.is_floating_point() else torch.float32
+            arguments[facts.time] = torch.full_like(time, timestep_of(step.level, *facts.timestep), dtype=dtype)
+        return (), arguments
+
+    def _shrunk(self, facts: Model, module: torch.nn.Module, fine: Size, step: Step, state: Tensor) -> Tensor:
+        """The coarse state; text or reference tokens and clean condition channels keep their meaning."""
+        before, after = state[:, :0], state[:, :0]
+        channel = 1 if facts.layout is None else 2
+        if facts.layout is not None:
+            tokens = state.shape[1] if facts.frames else _tokens(facts, fine)
+            start = state.shape[1] - tokens if facts.text_first else 0
+            before, state, after = state.split([start, tokens, state.shape[1] - start - tokens], dim=1)
+        own = _state_channels(facts, module, state.shape[channel])
+        noisy, clean = state.split([own, state.shape[channel] - own], dim=channel)
+        parts = [self._truncate(facts, noisy, fine, step.size, step.level, self.config.align)]
+        if clean.shape[channel]:
+            parts.append(self._truncate(facts, clean, fine, step.size, 0.0, True))
+        coarse = torch.cat(parts, dim=channel) if len(parts) > 1 else parts[0]
+        if facts.layout is None or not (before.shape[1] or after.shape[1]):
+            return coarse
+        return torch.cat([before, coarse, after], dim=1)
+
+    def _truncate(self, facts: Model, x: Tensor, fine: Size, coarse: Size, level: float, align: bool) -> Tensor:
+        planes, layout = _frames(facts, x, fine)
+        truncate = TRUNCATE[self.config.basis]
+        factor: dict[str, Any] = {"t": level} if align else {"normalize": False}
+        y = truncate(planes, size=coarse, layout=layout, precision=self.config.precision, **factor)
+        return y if layout is None else y.reshape(x.shape[0], -1, x.shape[2])
+
+    def _step(self, run: Run, model_output: Tensor, timestep: Any, sample: Tensor, *args, **kwargs):
+        """In place of `scheduler.step` while a run lasts: lift the coarse velocity, then let the solver work."""
+        k = self._watch.step
+        if run is self._run and run.timesteps is self._watch.timesteps and k < len(run.steps):
+            step = run.steps[k]
+            if step.coarse:
+                model_output = self._lift(run, step, model_output, sample)
+            if step.first and self.config.schedule != "matched":
+                solvers.restore(run.scheduler, run.history)
+        return run.original_step(model_output, timestep, sample, *args, **kwargs)
+
+    def _lift(self, run: Run, step: Step, velocity: Tensor, sample: Tensor) -> Tensor:
+        dtype, facts = velocity.dtype, run.facts
+        if facts.layout is not None:
+            frames = sample.shape[1] // _tokens(facts, run.fine)
+            velocity = velocity[:, : frames * _tokens(facts, step.size)]
+        v, layout = _frames(facts, velocity.to(sample.dtype), step.size)
+        z, _ = _frames(facts, sample, run.fine)
+        options = {"basis": self.config.basis, "layout": layout, "precision": self.config.precision}
+        lifted = spectral_lift(z, v, t=step.level, size=run.fine, align=self.config.align, **options)
+        return lifted.reshape(sample.shape).to(dtype)
+
+    def _start(self, facts: Model, arguments: Arguments, module: torch.nn.Module) -> Run:
+        """The stages of a run, at its first call of a denoiser: the one place that waits for the device."""
+        config, scheduler = self.config, self._watch.scheduler
+        solvers.check(OP, scheduler, config.schedule)
+        if self._watch.first and config.schedule != "matched":
+            raise ValueError(
+                f'{OP}: a run that starts from a picture (strength < 1) has no coarse phase in the "{config.schedule}" '
+                'schedule; use schedule="matched" or strength = 1'
+            )
+        fine = facts.grid(arguments)
+        sizes = stage_sizes(fine, config.scales, multiple=facts.multiple)
+        # Solvers of second order list a level twice; stages are made of different ones.
+        sigmas = scheduler.sigmas.double().tolist()
+        levels = list(dict.fromkeys(sigmas))
+        plan = self._plan(levels, sizes, facts)
+        place = {sigma: k for k, sigma in enumerate(levels)}
+        stages = [plan.stage_of(place[sigma]) for sigma in sigmas[: len(self._watch.timesteps)]]
+        steps = [
+            Step(stage.size, plan.sigmas[place[sigma]], stage.size != fine)
+            for sigma, stage in zip(sigmas, stages, strict=False)
+        ]
+        for last, step in pairwise(steps):
+            step.first = step.size != last.size
+        run = Run(scheduler, self._watch.timesteps, facts, fine, steps)
+        self._summary = self._describe(plan, facts)
+        if any(step.coarse for step in steps):
+            run.history = solvers.history(scheduler)
+            if config.schedule != "matched" and config.align:
+                self._rewrite(run, plan, sigmas)
+            run.original_step = scheduler.step
+            scheduler.step = functools.wraps(scheduler.step)(functools.partial(self._disabled_step, run))
+        return run
+
+    def _plan(self, levels: list[float], sizes: list[Size], facts: Model) -> ResolutionSchedule:
+        config = self.config
+        make = functools.partial(resolution_schedule, levels, sizes, schedule=config.schedule, align=config.align)
+        if config.transition_sigmas is not None:
+            plan = make(transition_sigmas=config.transition_sigmas)
+        else:
+            plan = make(config.spectrum if config.spectrum is not None else facts.spectrum, config.delta)
+        boundary = getattr(getattr(self._watch.pipe, "config", None), "boundary_ratio", None)
+        if boundary is None or config.schedule == "matched":
+            return plan
+        # Two experts: an aligned level must not lead back over their boundary. Such a transition is moved to the last
+        # step before the boundary, which is earlier and so keeps within delta.
+        ends = [stage.sigma_out for stage in plan.stages[:-1]]
+        starts = [stage.sigma_in for stage in plan.stages[1:]]
+        back = [end < boundary <= start for end, start in zip(ends, starts, strict=True)]
+        if not any(back):
+            return plan
+        before = min(level for level in levels if level >= boundary)
+        moved = [before if jumps else end for jumps, end in zip(back, ends, strict=True)]
+        sizes = [stage.size for stage in plan.stages]
+        plan = resolution_schedule(levels, sizes, schedule=config.schedule, align=config.align, transition_sigmas=moved)
+        note = f"a transition was moved before the experts' boundary {boundary}, over which alignment would lead back"
+        return replace(plan, notes=(*plan.notes, note))
+
+    def _rewrite(self, run: Run, plan: ResolutionSchedule, sigmas: list[float]) -> None:
+        """The scheduler's noise levels in full-resolution coordinates, and the timesteps the model is to be told."""
+        scheduler = run.scheduler
+        # Multi-step solvers take differences of log-SNR, and near pure noise float32 does not hold 1 - sigma: a first
+        # step at sigma = 0.999999 would be off by some percent. They keep their levels on the CPU, Euler on the device.
+        dtype = torch.float64 if run.history else scheduler.sigmas.dtype
+        scheduler.sigmas = torch.tensor(plan.full_sigmas, dtype=dtype, device=scheduler.sigmas.device)
+        for k, step in enumerate(run.steps):
+            if step.level != sigmas[k]:  # in place: the pipeline's loop holds views of this tensor
+                run.timesteps[k] = timestep_of(step.level, scheduler.config.num_train_timesteps)
+
+    def _describe(self, plan: ResolutionSchedule, facts: Model) -> Summary:
+        summary = Summary(
+            pipeline=type(self._watch.pipe).__name__,
+            schedule=plan.schedule if plan.align else f"{plan.schedule}, not aligned",
+            basis=self.config.basis,
+            steps=len(self._watch.timesteps),
+            stages=[
+                {
+                    "grid": stage.size,
+                    "tokens": _tokens(facts, stage.size),
+                    "first step": stage.first_step,
+                    "steps": stage.num_steps,
+                    "sigma in": stage.sigma_in,
+                    "sigma out": stage.sigma_out,
+                }
+                for stage in plan.stages
+            ],
+        )
+        summary["fewer token-steps"] = plan.token_step_ratio
+        if plan.notes:
+            summary["notes"] = list(plan.notes)
+        return summary
+
+    def _close(self) -> None:
+        """The end of a run: the scheduler gets its own step back."""
+        run, self._run = self._run, None
+        if run is not None and run.original_step is not None:
+            run.scheduler.__dict__.pop("step", None)
+
+
+def apply_progressive(pipe: Any, config: ProgressiveConfig | None = None) -> Progressive:
+    """Let a diffusers pipeline run its first steps at a lower resolution.
+
+    The pipeline is used as before: `pipe("...")`, same arguments, latents and callbacks at full size, and the seed of a
+    picture keeps its meaning, because both the coarse noise and the noise of the new frequencies are bands of the noise
+    that the pipeline draws. Works with every loop that calls the pipeline's denoiser and `scheduler.step`.
+
+    Parameters
+    ----------
+    pipe : a diffusers pipeline, or a modular one, with a denoiser of `models.MODELS` and a flow-matching scheduler.
+    config : ProgressiveConfig, default `ProgressiveConfig()`.
+
+    Returns
+    -------
+    Progressive : a handle with `remove()` and `summary()`; also a context manager.
+
+    Raises
+    ------
+    ValueError
+        Unknown denoisers, context parallelism, noise prediction, a pipeline that is progressive already; with
+        "published" and "respaced" also stochastic solvers. When the pipeline runs: ControlNet residuals, and with
+        "published" and "respaced" a start from a picture (strength < 1).
+
+    Source: Spectral Progressive Diffusion, sections 4.1 and 4.2, in full-resolution coordinates.
+    """
+    return Progressive(pipe, ProgressiveConfig() if config is None else config)
+
+
+def _parameters(module: torch.nn.Module) -> list[str]:
+    """Names of a denoiser's positional arguments."""
+    return list(inspect.signature(type(unwrapped(module)).forward).parameters)[1:]
+
+
+def _tokens(facts: Model, size: Size) -> int:
+    """Tokens of one frame."""
+    return (size[0] // facts.multiple) * (size[1] // facts.multiple)
+
+
+def _state_channels(facts: Model, module: torch.nn.Module, given: int) -> int:
+    """Channels of the noisy state; a model may take clean conditions in further ones."""
+    out = getattr(unwrapped(module).config, "out_channels", None)
+    return min(given, out) if facts.conditions and out else given
+
+
+def _frames(facts: Model, x: Tensor, size: Size) -> tuple[Tensor, Layout | None]:
+    """A state as the ops take it: every frame of tokens is a sample of its own."""
+    if facts.layout is None:
+        return x, None
+    return x.reshape(-1, _tokens(facts, size), x.shape[2]), facts.layout(*size)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which call of a pipeline is under way, and at which step it is. Read off the scheduler, never counted.
+
+A run begins when the scheduler gets new timesteps and ends when the pipeline's progress bar closes, which exceptions
+do too. So a pipeline that stopped half-way leaves nothing behind, and another pipeline that shares a denoiser, but
+not the scheduler, is not mistaken for this one.
+"""
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+_WATCHES: "weakref.WeakKeyDictionary[Any, Watch]" = weakref.WeakKeyDictionary()
+
+
+def watch(pipe: Any) -> "Watch":
+    """The watch over a pipeline, shared by everything that is applied to it; `release` it when done."""
+    if pipe not in _WATCHES:
+        _WATCHES[pipe] = Watch(pipe)
+    _WATCHES[pipe].users += 1
+    return _WATCHES[pipe]
+
+
+class Watch:
+    """The present run of one pipeline.
+
+    `timesteps` is the scheduler's own tensor; its identity tells one run from the next. `closing` are functions to be
+    called when a run ends.
+    """
+
+    def __init__(self, pipe: Any):
+        self._pipe = weakref.ref(pipe)
+        self._closed: Tensor | None = None
+        self.users = 0
+        self.applied: dict[str, Any] = {}
+        self.closing: list[Callable[[], None]] = []
+        self._has_bar = hasattr(type(pipe), "progress_bar")
+        if self._has_bar:
+            pipe.progress_bar = self._open
+
+    @property
+    def pipe(self) -> Any:
+        return self._pipe()
+
+    @property
+    def scheduler(self) -> Any:
+        return self.pipe.scheduler
+
+    @property
+    def timesteps(self) -> Any:
+        """The timesteps of the present run, or None between two runs."""
+        timesteps = getattr(self.scheduler, "timesteps", None)
+        return None if timesteps is self._closed else timesteps
+
+    @property
+    def step(self) -> Any:
+        """The index of the present step, or None where the scheduler does not keep one."""
+        scheduler = self.scheduler
+        if not hasattr(scheduler, "step_index"):
+            return None
+        return self.first if scheduler.step_index is None else scheduler.step_index
+
+    @property
+    def first(self) -> int:
+        """The index of the run's first step: above 0 when it starts from a picture."""
+        return getattr(self.scheduler, "begin_index", None) or 0
+
+    def _open(self, *args, **kwargs):
+        bar = type(self.pipe).progress_bar(self.pipe, *args, **kwargs)
+        close, timesteps = bar.close, getattr(self.scheduler, "timesteps", None)
+
+        @functools.wraps(close)
+        def closing():
+            bar.close = close  # a forgotten bar closes again when it is collected
+            try:
+                if self._pipe() is not None and getattr(self.scheduler, "timesteps", None) is timesteps:
+                    self._closed = timesteps
+                    for function in self.closing:
+                        function()
+            finally:
+                close()
+
+        bar.close = closing
+        return bar
+
+    def release(self) -> None:
+        """Undo everything when the last user goes."""
+        self.users -= 1
+        if self.users == 0:
+            if self._has_bar:
+                del self.pipe.progress_bar
+            _WATCHES.pop(self.pipe, None)
+
+
+class Summary(dict):
+    """A dict that prints as aligned lines; lists of dicts print as tables."""
+
+    def __str__(self) -> str:
+        lines = []
+        for name, value in self.items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                rows = [list(value[0]), *([_text(cell) for cell in row.values()] for row in value)]
+                widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+                lines.append(f"{name}:")
+                for row in rows:
+                    lines.append("  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+            else:
+                lines.append(f"{name}: {_text(value)}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(side, int) for side in value):
+        return f"{value[0]} x {value[1]}"
+    if isinstance(value, list | tuple):
+        return " ".join(_text(item) for item in value) or "none"
+    return str(value)
+
+
+class Handle:
+    """What an `apply_` function returns: `remove()`, `summary()`, and the same as a context manager."""
+
+    def remove(self) -> None:
+        raise NotImplementedError
+
+    def summary(self) -> Summary:
+        raise NotImplementedError
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.remove()
