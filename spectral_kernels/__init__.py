@@ -5,6 +5,8 @@ from spectral_kernels.evaluation import evaluation_steps as evaluation_steps
 from spectral_kernels.expand import Expanded as Expanded
 from spectral_kernels.expand import dct_expand as dct_expand
 from spectral_kernels.expand import dct_truncate as dct_truncate
+from spectral_kernels.expand import fft_expand as fft_expand
+from spectral_kernels.expand import fft_truncate as fft_truncate
 from spectral_kernels.expand import spectral_lift as spectral_lift
 from spectral_kernels.forecast import chebyshev_forecast as chebyshev_forecast
 from spectral_kernels.forecast import chebyshev_weights as chebyshev_weights

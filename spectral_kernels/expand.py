@@ -106,6 +106,55 @@ def dct_truncate(
     return _truncate("dct_truncate", "dct", x, scale, size, normalize, t, layout, precision)
 
 
+def fft_expand(
+    x: Tensor,
+    scale=None,
+    *,
+    t,
+    size=None,
+    seed=None,
+    noise: Tensor | None = None,
+    align: bool = True,
+    layout: Layout | None = None,
+    precision: str = "exact",
+) -> Expanded:
+    """Raise the resolution of a diffusion state in the real Fourier basis; see `dct_expand` for all arguments.
+
+        y  = kappa T_H^T [ T_h x T_w^T in the low corner, t E elsewhere ] T_W
+        T_n rows: 1, cos 1, sin 1, cos 2, sin 2, ... of the angles 2 pi j / n, orthonormal
+
+    Any pairing of even and odd sizes. An even n has one row for its highest frequency n / 2, (-1)^j / sqrt(n): growing,
+    its coefficient becomes that of the new grid's cosine of the same frequency, unchanged, so that white noise stays
+    white; the sine is new and filled with noise. (Interpolation that keeps values at the old points would divide the
+    coefficient by sqrt(2) there.) The image is continued periodically: its borders see the other side.
+
+    Returns
+    -------
+    Expanded(x, t), as for `dct_expand`. Source: Spectral Progressive Diffusion, section 4.1 and its Fourier variant,
+    corrected (`reference/errata.py`).
+    """
+    return _expand("fft_expand", "fft", x, scale, t, size, seed, noise, align, layout, precision)
+
+
+def fft_truncate(
+    x: Tensor,
+    scale=None,
+    *,
+    size=None,
+    normalize: bool = True,
+    t=0.0,
+    layout: Layout | None = None,
+    precision: str = "exact",
+) -> Tensor:
+    """Lower the resolution of a state in the real Fourier basis; see `dct_truncate` for all arguments.
+
+        y = alpha T_h^T (T_H x T_W^T)[:h, :w] T_w,    alpha = (1 + (r - 1) t) / r
+
+    An even output keeps the cosine of its highest frequency and drops the sine, the reverse of `fft_expand`.
+    """
+    return _truncate("fft_truncate", "fft", x, scale, size, normalize, t, layout, precision)
+
+
 def spectral_lift(
     z: Tensor,
     v: Tensor,
