@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
-from tests.bits import assert_same_bits
 
 from reference import bases as reference
 from spectral_kernels import bases
+from tests.bits import assert_same_bits
 
 # The smallest, where every rule has an exception; odd, prime, powers of two and their neighbours; all folds.
 SIZES = [1, 2, 3, 4, 5, 7, 8, 12, 17, 31, 45, 64, 96, 127, 160]
@@ -76,8 +76,8 @@ def pi(one: int) -> int:
 
 @pytest.mark.parametrize("n", [3, 45, 61, 64, 128, 256, 1000, 4096])
 def test_no_entry_lies_where_the_last_bits_of_a_cosine_could_move_it(n):
-    """Correct rounding needs the value to the distance of the next tie. Both makers carry over 150 bits; 40 after the 53
-    of a double are enough when no value is nearer to a tie than 2^-40 of its last bit."""
+    """Correct rounding needs the value to the distance of the next tie. Both makers carry over 150 bits; 40 after the
+    53 of a double are enough when no value is nearer to a tie than 2^-40 of its last bit."""
     assert nearest_tie(n, 2) > 2.0**-40
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.bits import assert_same_bits
 
 from reference import exact as reference
 from spectral_kernels import exact
+from tests.bits import assert_same_bits
 
 LENGTHS = [1, 2, 3, 16, 17, 61, 256, 257, 1000, 4096]  # one term, tiles, past a tile, a prime, the largest side
 
@@ -62,7 +62,10 @@ def test_slices_add_up_and_lie_on_their_grids(values, bits):
         assert np.abs(in_units).max() <= 2**bits
         unit = unit * 2.0**-bits
     # What is left is below half a unit of the last grid.
-    rest = [Fraction(v) - sum(map(Fraction, parts)) for v, *parts in zip(column[:, 0], *(s[:, 0] for s in slices))]
+    rest = [
+        Fraction(v) - sum(map(Fraction, parts))
+        for v, *parts in zip(column[:, 0], *(s[:, 0] for s in slices), strict=True)
+    ]
     assert max(map(abs, rest)) <= Fraction(float(grid[0, 0])) * Fraction(1, 2 ** (3 * bits + 1))
     mine = exact.split(torch.from_numpy(column), 0, bits, 3)
     for part, expected in zip(mine, slices, strict=True):
