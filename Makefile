@@ -24,7 +24,7 @@ lint: .venv/ready-lint
 
 # The compiled core into the source tree, for whichever Python runs the tests: make native PYTHON=...
 native:
-	cmake -S . -B build/native -DSK_IN_PLACE=ON -DPython_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)')
+	cmake -S . -B build/native -DSK_IN_PLACE=ON -DSPECTRAL_KERNELS_PYTHON=ON -DSPECTRAL_KERNELS_LIBRARY=OFF -DPython_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)')
 	cmake --build build/native --parallel
 
 clean:

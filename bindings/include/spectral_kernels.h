@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * spectral_kernels: spectral resolution changes for diffusion states, on a CPU, with the bits of every other backend.
+ *
+ * What is computed, with orthonormal basis matrices T_n (rows are basis vectors, ascending frequency), per plane:
+ *
+ *     up  A = T_H[:h]^T T_h     lowpass  L = T_H[:h]^T T_H[:h]     r = sqrt(H W / (h w))     u = 1 + (r - 1) t
+ *
+ *     sk_expand      y = kappa (A_H x A_W^T + t T_H^T (mask * E) T_W)     kappa = r / u, aligned time t' = r t / u;
+ *                    the mask is 0 in the corner [:h, :w]                 without alignment kappa = 1, t' = t
+ *     sk_truncate    y = A_H^T x A_W / r                                  without normalisation not divided
+ *     sk_transform   y = T x T^T, or T^T x T
+ *     sk_lift        v' = u (A_H v A_W^T - (L_H z L_W^T) / t') + z / t'
+ *
+ * Numbers: float32, float16 and bfloat16 arrays give the same bits on every machine, for any number of threads and any
+ * strides, correctly rounded in practice; float64 arrays are computed in plain float64 (1e-12). A NaN or an infinity
+ * makes its plane the quiet NaN and no other. Noise is Philox 4x32-10, a pure function of (seed, stream, plane of the
+ * sample, row, column), so a sample has the same noise alone and in any batch.
+ *
+ * Rules that hold for every function:
+ *   - It returns an sk_status, never throws, never aborts, prints nothing. On any status but SK_OK no array was written.
+ *   - Strides count elements and may be zero or negative for inputs. An output must not overlap an input or itself.
+ *   - A plan does not change once made: any number of threads may use it at once. sk_plan_destroy is the exception.
+ *   - Structs begin with struct_size, set by sk_default_*(), so that later versions can add fields at the end.
+ */
+#ifndef SPECTRAL_KERNELS_H
+#define SPECTRAL_KERNELS_H
+
+#include <stdint.h>
+
+#define SK_VERSION_MAJOR 0
+#define SK_VERSION_MINOR 1
+#define SK_VERSION_PATCH 0
+
+#if defined(_WIN32) && defined(SK_SHARED)
+#define SK_API __declspec(dllimport)
+#elif defined(__GNUC__)
+#define SK_API __attribute__((visibility("default")))
+#else
+#define SK_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What can go wrong. Numbers are never reused; sk_status_string() says them in words. */
+typedef enum sk_status {
+    SK_OK = 0,
+    SK_NULL_POINTER = 1,   /* a pointer that must not be null is null */
+    SK_BAD_STRUCT = 2,     /* struct_size is not one this library knows: start from sk_default_*() */
+    SK_UNKNOWN_ENUM = 3,   /* an enum value this library does not know */
+    SK_BAD_SIZE = 4,       /* a negative or too large size, a side of 0, fine smaller than coarse, more than 2^62 bytes */
+    SK_BAD_PATCH = 5,      /* patch below 1, or a side that is not a multiple of it */
+    SK_WRONG_SHAPE = 6,    /* an array does not have the plane size of the plan, or batches differ */
+    SK_WRONG_DTYPE = 7,    /* float64 and other types mixed, or not what the plan was made for */
+    SK_WRONG_PLAN = 8,     /* the plan was made for another operation */
+    SK_MISALIGNED = 9,     /* data is not aligned to its element size */
+    SK_OVERLAP = 10,       /* the output overlaps an input or itself */
+    SK_BAD_TIME = 11,      /* t is not in [0, 1] (for sk_lift: in (0, 1]), or there is neither one t nor one per sample */
+    SK_BAD_SEED = 12,      /* a negative seed, seed + samples beyond 2^63, or neither one seed nor one per sample */
+    SK_NO_NOISE = 13,      /* noise is needed where t > 0, from seeds or from an array, not both */
+    SK_OUT_OF_MEMORY = 14, /* an allocation failed */
+    SK_INTERNAL = 15       /* a defect of the library: please report it */
+} sk_status;
+
+typedef enum sk_dtype { SK_FLOAT32 = 0, SK_FLOAT16 = 1, SK_BFLOAT16 = 2, SK_FLOAT64 = 3 } sk_dtype;
+typedef enum sk_basis { SK_DCT = 0, SK_FFT = 1 } sk_basis; /* orthonormal DCT-II; real Fourier 1, cos 1, sin 1, ... */
+typedef enum sk_operation { SK_EXPAND = 0, SK_TRUNCATE = 1, SK_ANALYSIS = 2, SK_SYNTHESIS = 3, SK_LIFT = 4 } sk_operation;
+
+/* SK_EXACT promises bits. SK_FAST computes in float32, relative error below (h + w + H + W) 2^-24, no promise of bits. */
+typedef enum sk_precision { SK_EXACT = 0, SK_FAST = 1 } sk_precision;
+
+/* Longest side of a plane. */
+#define SK_MAX_SIDE 8192
+
+/* Version of the library that runs, as 10000 major + 100 minor + patch. */
+SK_API int32_t sk_version(void);
+
+/* Never null; static memory; also for values that are no status. */
+SK_API const char *sk_status_string(sk_status status);
+
+/*
+ * Planes in memory. Element (b, p, i, j), patch P: data[b stride[0] + p stride[1] + (i / P) stride[2]
+ * + (i % P) patch_stride[0] + (j / P) stride[3] + (j % P) patch_stride[1]]. Planes of a sample are numbered by p: that
+ * number is the noise's. patch = 2 reads the 2 x 2 tokens of FLUX and Qwen-Image in place.
+ */
+typedef struct sk_array {
+    int64_t struct_size;
+    void *data; /* not written where an array is an input */
+    int32_t dtype;
+    int32_t patch;
+    int64_t samples, planes, rows, columns;
+    int64_t stride[4];
+    int64_t patch_stride[2]; /* used when patch > 1 */
+} sk_array;
+
+/* A contiguous array [samples, planes, rows, columns]. */
+SK_API sk_array sk_contiguous(void *data, sk_dtype dtype, int64_t samples, int64_t planes, int64_t rows, int64_t columns);
+
+typedef struct sk_plan_options {
+    int64_t struct_size;
+    int32_t operation; /* SK_EXPAND */
+    int32_t basis;     /* SK_DCT */
+    int32_t dtype;     /* SK_FLOAT32; SK_FLOAT64 makes a plan for float64 arrays, any other one for the three others */
+    int32_t precision; /* SK_EXACT */
+    int64_t coarse[2]; /* h, w; ignored by SK_ANALYSIS and SK_SYNTHESIS */
+    int64_t fine[2];   /* H, W */
+    int32_t threads;   /* 0: as many as the machine has */
+    int32_t reserved;  /* 0 */
+} sk_plan_options;
+
+/* The defaults noted above, sizes 0. */
+SK_API sk_plan_options sk_default_plan_options(void);
+
+typedef struct sk_plan sk_plan;
+
+/* Builds the tables of an operation between two grids (milliseconds at 128, seconds at 4096). *plan is null on failure. */
+SK_API sk_status sk_plan_create(sk_plan **plan, const sk_plan_options *options);
+
+/* Null is fine. No other thread may still use the plan. */
+SK_API void sk_plan_destroy(sk_plan *plan);
+
+/* Noise for sk_expand: either `values` [.., H, W], spectral, or seeds. */
+typedef struct sk_noise {
+    int64_t struct_size;
+    const sk_array *values;
+    const int64_t *seeds; /* 0 <= seed < 2^63 */
+    int64_t seed_count;   /* 1: sample b has the seed seeds[0] + b; or one per sample */
+    uint32_t stream;      /* independent noise for the same seed, for instance one per stage */
+    uint32_t reserved;    /* 0 */
+} sk_noise;
+
+SK_API sk_noise sk_default_noise(void);
+
+/*
+ * x [h, w] -> y [H, W]. `t` holds one coarse time, or one per sample, in [0, 1]. `noise` may be null when every t is 0.
+ * `aligned` (may be null) receives t', as many as there are t. align = 0: kappa = 1, t' = t.
+ */
+SK_API sk_status sk_expand(const sk_plan *plan, const sk_array *x, const double *t, int64_t t_count, const sk_noise *noise,
+                           int32_t align, const sk_array *y, double *aligned);
+
+/* x [H, W] -> y [h, w]; normalize = 1 divides by r. */
+SK_API sk_status sk_truncate(const sk_plan *plan, const sk_array *x, int32_t normalize, const sk_array *y);
+
+/* x [H, W] -> y [H, W]: the spectrum (plan for SK_ANALYSIS) or the inverse (SK_SYNTHESIS). */
+SK_API sk_status sk_transform(const sk_plan *plan, const sk_array *x, const sk_array *y);
+
+/* State z [H, W] and velocity v [h, w] of the coarse model at coarse time t in (0, 1] -> velocity y [H, W]. */
+SK_API sk_status sk_lift(const sk_plan *plan, const sk_array *z, const sk_array *v, const double *t, int64_t t_count,
+                         const sk_array *y);
+
+/* Standard normal deviates on the grid 2^-17, |x| < 6.5; the noise of sk_expand on its own. patch must be 1. */
+SK_API sk_status sk_normal(const sk_array *y, const int64_t *seeds, int64_t seed_count, uint32_t stream, int32_t threads);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
