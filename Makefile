@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | lint | native: each from a fresh clone. What they need is installed once, into .venv.
+# make demo | test | lint | native | library | sanitize: each from a fresh clone. What they need is installed once, into .venv.
 
 # Any Python from 3.11 on.
 PYTHON ?= python3
@@ -8,7 +8,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test lint native clean
+.PHONY: demo test lint native library sanitize clean
 
 demo: .venv/ready-demo
 	.venv/bin/python -m spectral_kernels demo
@@ -26,6 +26,21 @@ lint: .venv/ready-lint
 native:
 	cmake -S . -B build/native -DSK_IN_PLACE=ON -DSPECTRAL_KERNELS_PYTHON=ON -DSPECTRAL_KERNELS_LIBRARY=OFF -DPython_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)')
 	cmake --build build/native --parallel
+
+# The C library with its tests and examples; `sanitize` runs them under ASan with UBSan, and under TSan.
+library: .venv/ready-test
+	.venv/bin/cmake -S . -B build/library
+	.venv/bin/cmake --build build/library --parallel $(WORKERS)
+	.venv/bin/ctest --test-dir build/library --output-on-failure
+
+sanitize: .venv/ready-test
+	for kind in address,undefined thread; do \
+		flags="-fsanitize=$$kind -fno-sanitize-recover=all"; \
+		.venv/bin/cmake -S . -B build/sanitize-$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+			-DCMAKE_C_FLAGS="$$flags" -DCMAKE_CXX_FLAGS="$$flags" -DSK_SANITIZE_FLAGS="$$flags" && \
+		.venv/bin/cmake --build build/sanitize-$$kind --parallel $(WORKERS) && \
+		.venv/bin/ctest --test-dir build/sanitize-$$kind --output-on-failure || exit 1; \
+	done
 
 clean:
 	rm -rf .venv build dist
