@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | lint | native | library | sanitize: each from a fresh clone. What they need is installed once, into .venv.
+# make demo | test | lint | native | library | sanitize: each from a fresh clone; what they need is installed once, into .venv.
 
 # Any Python from 3.11 on.
 PYTHON ?= python3
