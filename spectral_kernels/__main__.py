@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spectral_kernels import dispatch
+from spectral_kernels.plan import plan, spectrum
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -81,7 +82,7 @@ def demo(parser: argparse.ArgumentParser) -> Run:
 
 # Each takes its parser, adds its arguments, and returns what is to run; the first line of its docstring is the help.
 # What a command needs is imported when it runs.
-COMMANDS = (info, selftest, demo)
+COMMANDS = (info, selftest, demo, plan, spectrum)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, overload
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -293,7 +293,7 @@ def resolution_schedule(
     spectrum: Callable | None = None,
     delta: float | None = None,
     *,
-    schedule: Literal["published", "respaced", "matched"] = "published",
+    schedule: str = "published",
     align: bool = True,
     transition_sigmas: Sequence[float] | None = None,
 ) -> ResolutionSchedule:

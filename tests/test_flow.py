@@ -102,6 +102,32 @@ def test_seeds_are_the_noise_inside_expansion():
     torch.testing.assert_close(torch.tensor(spectrum).float(), normal((3, 2, *SIZE), 11), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("schedule, restarts", [("published", True), ("respaced", True), ("matched", False)])
+def test_solvers_start_anew_where_levels_are_rewound(schedule, restarts):
+    """A multi-step solver keeps its history through a matched run, which is one run of its own schedule."""
+    made, starts = plan(schedule, sizes=[(4, 6), (8, 9), SIZE], sigmas=flux_sigmas(40)), []
+
+    def solver(velocity, x, sigmas):
+        starts.append(list(sigmas))
+        return euler(velocity, x, sigmas)
+
+    x = full_resolution(field, made, noise(), solver=solver)
+    assert len(starts) == (3 if restarts else 1)
+    if not restarts:
+        assert starts[0] == pytest.approx(flux_sigmas(40), rel=1e-14)
+    other = full_resolution(field, made, noise(), solver=solver, restart=not restarts)
+    assert len(starts) == 4
+    torch.testing.assert_close(x, other, rtol=0, atol=1e-11)
+
+
+def test_a_corrector_at_a_transition_asks_the_finer_model():
+    made, calls = plan("matched"), []
+    full_resolution(recorded(field, calls), made, noise(), solver=heun)
+    sizes = [size for size, _ in calls]
+    coarse = made.stages[0].num_steps
+    assert sizes == [(8, 9)] * (2 * coarse - 1) + [SIZE] * (2 * (12 - coarse))
+
+
 def test_plain_run_where_there_is_one_stage():
     made = resolution_schedule(SIGMAS, [SIZE])
     for run in (progressive, full_resolution):

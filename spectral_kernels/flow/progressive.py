@@ -65,7 +65,13 @@ def climb(velocity, plan, x: Tensor, noise: Tensor, stage: int, solver: Solver, 
 
 
 def full_resolution(
-    velocity: Velocity, plan: ResolutionSchedule, noise: Tensor, *, solver: Solver = euler, basis: str = "dct"
+    velocity: Velocity,
+    plan: ResolutionSchedule,
+    noise: Tensor,
+    *,
+    solver: Solver = euler,
+    basis: str = "dct",
+    restart: bool | None = None,
 ) -> Tensor:
     """The same run with a state that has full size all the time; only the model sees small grids.
 
@@ -77,15 +83,26 @@ def full_resolution(
 
     Parameters as in `progressive`; the plan must be aligned, the basis "dct" or "fft".
 
+    restart : start the solver anew at each stage. Default: as the schedules are meant, True for "published" and
+        "respaced", False for "matched", whose multi-step solvers keep their history.
+
     Source: derived from Spectral Progressive Diffusion, section 4.1; see `spectral_lift`.
     """
     if not plan.align:
         raise ValueError("full_resolution: plan must be aligned, got align=False; use progressive for unaligned plans")
-    x = noise
-    for stage in plan.stages:
-        sigmas = [align_time(t, stage.ratio)[0] for t in stage.sigmas]
-        x = solver(lifted(velocity, stage, basis), x, sigmas)
-    return x
+    stages = [(lifted(velocity, stage, basis), stage) for stage in plan.stages]
+    if restart if restart is not None else plan.schedule != "matched":
+        x = noise
+        for full_velocity, stage in stages:
+            x = solver(full_velocity, x, [align_time(t, stage.ratio)[0] for t in stage.sigmas])
+        return x
+
+    def by_level(z: Tensor, t: float) -> Tensor:
+        """The velocity of the stage that runs at this level; at the level between two stages, of the finer."""
+        return next(v for v, stage in stages if t > sigmas[stage.first_step + stage.num_steps])(z, t)
+
+    sigmas = plan.full_sigmas
+    return solver(by_level, noise, sigmas)
 
 
 def lifted(velocity: Velocity, stage: Stage, basis: str = "dct") -> Velocity:
