@@ -9,13 +9,14 @@ entries that are equal by symmetry are equal in bits.
 from decimal import Context, Decimal, localcontext
 
 import numpy as np
+from numpy.typing import NDArray
 
-from reference.exact import exact_matmul
+from reference.exact import Doubles, exact_matmul
 
 DIGITS = 50
 
 
-def quarter_cosines(n: int, weight: Decimal) -> np.ndarray:
+def quarter_cosines(n: int, weight: Decimal) -> Doubles:
     """sqrt(weight) cos(pi a / (2 n)) for a = 0..n, correctly rounded: Taylor series of the smallest angles' powers.
 
     exp(i pi a / 2n) is built by multiplying with exp(i pi / 2n); 50 digits leave 40 after 4096 products.
@@ -24,7 +25,8 @@ def quarter_cosines(n: int, weight: Decimal) -> np.ndarray:
         angle = pi() / (2 * n)
         step_cos, step_sin = taylor_cos_sin(angle)
         scale = weight.sqrt()
-        cos, sin, values = Decimal(1), Decimal(0), []
+        cos, sin = Decimal(1), Decimal(0)
+        values: list[float] = []
         for _ in range(n):
             values.append(float(scale * cos))
             cos, sin = cos * step_cos - sin * step_sin, sin * step_cos + cos * step_sin
@@ -53,7 +55,7 @@ def taylor_cos_sin(angle: Decimal) -> tuple[Decimal, Decimal]:
     return sums[0], sums[1]
 
 
-def cosines(n: int, quarter_turns: np.ndarray, values: np.ndarray) -> np.ndarray:
+def cosines(n: int, quarter_turns: NDArray[np.int64], values: Doubles) -> Doubles:
     """Entries for angles pi a / (2 n) with any integer a, from the quarter turn `values` by symmetry."""
     a = quarter_turns % (4 * n)
     a = np.minimum(a, 4 * n - a)
@@ -61,7 +63,7 @@ def cosines(n: int, quarter_turns: np.ndarray, values: np.ndarray) -> np.ndarray
     return np.where(a <= n, values[np.minimum(a, n)], -values[np.minimum(mirrored, n)])
 
 
-def dct(n: int) -> np.ndarray:
+def dct(n: int) -> Doubles:
     """DCT-II: T[k, j] = s_k cos(pi (2 j + 1) k / (2 n)), s_0 = sqrt(1 / n), s_k = sqrt(2 / n); frequency k/2."""
     k, j = np.ogrid[:n, :n]
     table = cosines(n, (2 * j + 1) * k, quarter_cosines(n, Decimal(2) / n))
@@ -69,7 +71,7 @@ def dct(n: int) -> np.ndarray:
     return table
 
 
-def fft(n: int) -> np.ndarray:
+def fft(n: int) -> Doubles:
     """Real Fourier rows 1, cos 1, sin 1, cos 2, sin 2, ...; even n end with the Nyquist row (-1)^j / sqrt(n)."""
     k, j = np.ogrid[:n, :n]
     turns = 4 * ((k + 1) // 2) * j - np.where((k % 2 == 0) & (k > 0), n, 0)
@@ -84,7 +86,7 @@ def fft(n: int) -> np.ndarray:
 ANALYSIS = {"dct": dct, "fft": fft}
 
 
-def table(basis: str, kind: str, fine: int, coarse: int) -> np.ndarray:
+def table(basis: str, kind: str, fine: int, coarse: int) -> Doubles:
     """The map named `kind` between grids of `fine` and `coarse` points.
 
         analysis   T_H                      fine x fine

@@ -8,6 +8,9 @@ fixed here.
 """
 
 import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.float64]
 
 
 def bits_for(length: int) -> int:
@@ -15,19 +18,20 @@ def bits_for(length: int) -> int:
     return min(22, (52 - (length - 1).bit_length()) // 2)
 
 
-def grid_above(magnitude: np.ndarray) -> np.ndarray:
+def grid_above(magnitude: Doubles) -> Doubles:
     """The power of two just above a magnitude; 1 where the magnitude is 0. Infinity and NaN give NaN grids."""
     with np.errstate(invalid="ignore"):
         finite = np.where(np.isfinite(magnitude) & (magnitude != 0), magnitude, 0.5)
         return np.where(np.isfinite(magnitude), np.ldexp(1.0, np.frexp(finite)[1]), np.nan)
 
 
-def split(values: np.ndarray, grid: np.ndarray, bits: int, slices: int = 2) -> list[np.ndarray]:
+def split(values: Doubles, grid: Doubles, bits: int, slices: int = 2) -> list[Doubles]:
     """Slices z_0, z_1, ... with sum(z_i) = values up to the last grid: z_i is a multiple of grid 2^(-(i+1) bits).
 
     Adding and subtracting 1.5 * 2^52 grid units rounds to the grid, ties to even.
     """
-    parts, rest = [], values
+    parts: list[Doubles] = []
+    rest = values
     shift = 1.5 * 2.0 ** (52 - bits) * grid
     for _ in range(slices):
         part = (rest + shift) - shift
@@ -37,7 +41,7 @@ def split(values: np.ndarray, grid: np.ndarray, bits: int, slices: int = 2) -> l
     return parts
 
 
-def exact_matmul(table: np.ndarray, data: np.ndarray, slices: int = 2) -> np.ndarray:
+def exact_matmul(table: Doubles, data: Doubles, slices: int = 2) -> Doubles:
     """table @ data in float64, rounded only where the slices meet.
 
         d_s = sum over i + j = s of table_i @ data_j        exact, every one
@@ -48,7 +52,7 @@ def exact_matmul(table: np.ndarray, data: np.ndarray, slices: int = 2) -> np.nda
     bits = bits_for(table.shape[-1])
     tables = split(table, grid_above(np.abs(table).max(keepdims=True)), bits, slices)
     parts = split(data, grid_above(np.abs(data).max(axis=-2, keepdims=True, initial=0)), bits, slices)
-    diagonals = [sum(tables[i] @ parts[s - i] for i in range(s + 1)) for s in range(slices)]
+    diagonals = [np.sum([tables[i] @ parts[s - i] for i in range(s + 1)], axis=0) for s in range(slices)]
     result = diagonals.pop()
     while diagonals:
         result = diagonals.pop() + result

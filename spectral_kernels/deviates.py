@@ -44,7 +44,7 @@ def deviates(
     """float32 [samples, planes, rows, columns]; sample b has the seed `base_seed + b`, or `seeds[b]`."""
     index = torch.arange(samples * planes, device=device)
     sample = index // planes if planes else index
-    seed = seeds[sample] if base_seed is None else base_seed + sample
+    seed = seeds[sample] if seeds is not None else sample + (base_seed or 0)
     return deviates_of_planes(seed, index - sample * planes, rows, columns, stream).view(samples, planes, rows, columns)
 
 

@@ -47,7 +47,7 @@ def exact_matmul(table: Tensor, data: Tensor, slices: int = 2) -> Tensor:
     """table [m, K] @ data [K, n] in float64: d_0 + (d_1 + ...) with exact d_s = sum of table_i @ data_(s - i)."""
     tables = split_table(table, slices)
     parts = split(data, -2, bits_for(table.shape[-1]), slices)
-    diagonals = [sum(tables[i] @ parts[s - i] for i in range(s + 1)) for s in range(slices)]
+    diagonals = [torch.stack([tables[i] @ parts[s - i] for i in range(s + 1)]).sum(0) for s in range(slices)]
     result = diagonals.pop()
     while diagonals:
         result = diagonals.pop() + result

@@ -8,7 +8,7 @@ cache-dit makes calibrators in a closed factory, so put this one into the cache 
 
 from typing import Any
 
-from cache_dit.caching.cache_contexts.calibrators import CalibratorBase
+from cache_dit.caching.cache_contexts.calibrators import CalibratorBase  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from spectral_kernels.forecaster import Forecaster

@@ -203,14 +203,14 @@ def _torch(
         extra = None if added is None else added[part]
         if second is not None and not (times is None and beta == 0):
             if extra is None:
-                seed = base_seed + sample if seeds is None else seeds[sample]
+                seed = seeds[sample] if seeds is not None else sample + (base_seed or 0)
                 extra = deviates_of_planes(seed, planes % per_sample, *product.fine, product.stream)
             spectrum = extra
             if product.second == "synthesis":
                 spectrum = extra.clone()
                 spectrum[:, : product.coarse[0], : product.coarse[1]] = 0
             more = exact.plane_product(spectrum, *second, mode == "exact").mul_(beta).add_(y)
-            y = more if times is None else torch.where(beta == 0, y, more)
+            y = more if times is None else torch.where(torch.as_tensor(beta) == 0, y, more)
         y = y.mul_(alpha)
         if extra is not None and not (times is None and gamma == 0):
             y = y.add_(extra.permute(1, 0, 2).to(y.dtype) * gamma)
