@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that wants a GPU, in pieces of a few minutes: `make gpu`.
+
+Pieces that have passed for the present sources are not run again, so a run that is cut off is continued by calling it
+once more; rows are on disk as soon as they are measured. `--dry` rehearses every piece on a CPU with tiny sizes.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import rows, suites
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A command with a name; `seconds` is when it is stopped. It passes with one of the exit codes `passing`."""
+
+    name: str
+    command: list[str]
+    seconds: int
+    passing: tuple[int, ...] = (0,)
+
+
+def pieces(dry: bool, results: Path) -> list[Piece]:
+    """In the order of worth: first whether bits are right, then what is fast."""
+    device = "cpu" if dry else "cuda"
+    common = ["--device", device, "--results", str(results)]
+    seconds = ["--seconds", "0.1"] if dry else []
+    tiny = ["--tiny"] if dry else []
+    # 5: pytest found no test to run; in a rehearsal all of those with the marker are skipped anyway
+    tests = ["-m", "pytest", "-q", "--maxfail", "20"]
+    found = [
+        Piece("info", ["-m", "spectral_kernels", "info"], 60),
+        Piece("selftest", ["-m", "spectral_kernels", "selftest"], 240),
+        Piece("gpu tests", [*tests, "-m", "gpu", *(["--collect-only"] if dry else [])], 240, (0, 5)),
+    ]
+    gated: list[str] = []
+    for name in suites.SUITES:
+        files = [file for file in suites.load(name).TESTS if file not in gated]
+        gated += files
+        found.append(Piece(f"tests of {name}", [*tests, *(["--collect-only"] if dry else []), *files], 300))
+    for name in suites.SUITES:
+        found.append(Piece(f"tune {name}", ["-m", "bench.tune", "--suite", name, *common, *seconds], 240))
+    for name in suites.SUITES:
+        run = ["-m", "bench.run", "--suite", name, "--no-gate", "make gpu ran the tests before", *common]
+        found.append(Piece(f"measure {name}", [*run, *seconds, *tiny], 300))
+    return found
+
+
+def run(todo: Sequence[Piece], state: Path, seconds: float) -> int:
+    """Run what has not passed yet until the time is over. 0: all passed; 1: something failed; 3: time is over."""
+    state.mkdir(parents=True, exist_ok=True)
+    begun, failed = time.monotonic(), []
+    for piece in todo:
+        mark = state / piece.name.replace(" ", "-")
+        if mark.exists():
+            print(f"=== {piece.name}: passed before, skipped", flush=True)
+            continue
+        left = seconds - (time.monotonic() - begun)
+        if left < min(30, piece.seconds):
+            print(f"=== time is over before {piece.name!r}; the same command continues there", flush=True)
+            return 1 if failed else 3
+        print(f"=== {piece.name}", flush=True)
+        start = time.monotonic()
+        try:
+            code = subprocess.run(
+                [sys.executable, *piece.command], cwd=ROOT, timeout=min(left, piece.seconds)
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        took = time.monotonic() - start
+        if code in piece.passing:
+            mark.write_text(f"{took:.1f} s\n")
+            print(f"=== {piece.name}: passed, {took:.0f} s", flush=True)
+        else:
+            why = "stopped, its time was over" if code == -1 else f"failed with exit code {code}"
+            print(f"=== {piece.name}: {why}, {took:.0f} s", flush=True)
+            failed.append(piece.name)
+    print(f"=== FAILED: {', '.join(failed)}" if failed else "=== all pieces passed", flush=True)
+    return 1 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="GPU tests, tuning and benchmarks.")
+    parser.add_argument("--dry", action="store_true", help="rehearse on a CPU with tiny sizes")
+    parser.add_argument("--minutes", type=float, default=8.5, help="stop starting pieces after this time")
+    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows")
+    arguments = parser.parse_args(argv)
+    if not arguments.dry and not torch.cuda.is_available():
+        print("make gpu: PyTorch sees no GPU here; `python -m bench.gpu --dry` rehearses on a CPU", file=sys.stderr)
+        return 2
+    state = arguments.results / ".gpu-state" / (rows.state_key() + ("-dry" if arguments.dry else ""))
+    return run(pieces(arguments.dry, arguments.results), state, arguments.minutes * 60)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of results: JSON lines that are appended and never edited."""
+
+import datetime
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spectral_kernels import info
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def git(*arguments: str) -> str | None:
+    """What git says in this checkout, None without git."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, check=True, timeout=60
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def changes() -> str:
+    """Uncommitted changes to anything but results; empty for a clean checkout."""
+    return git("status", "--porcelain", "--", ":/", ":(exclude,top)bench/results") or ""
+
+
+def state_key() -> str:
+    """Names the state of the sources: the commit, and a digest of what is changed on top of it."""
+    commit = git("rev-parse", "--short=12", "HEAD") or "no-git"
+    changed = changes()
+    if not changed:
+        return commit
+    difference = (git("diff", "HEAD") or "") + changed
+    return f"{commit}-{hashlib.sha256(difference.encode()).hexdigest()[:8]}"
+
+
+def circumstances(device: str) -> dict[str, Any]:
+    """The part of a row that says where and with what it was measured."""
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(changes()),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": info.gpus()[torch.cuda.current_device()] if device == "cuda" else info.cpu(),
+        "cpu": info.cpu(),
+        "cores": info.cores(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version for name, version in info.versions().items() if version},
+    }
+
+
+def append(row: dict[str, Any], file: str, results: Path = RESULTS) -> None:
+    """One line at the end of `results/FILE.jsonl`, on disk when this returns."""
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / f"{file}.jsonl").open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def read(results: Path = RESULTS, file: str = "*") -> Iterator[dict[str, Any]]:
+    """All rows, oldest first within each file."""
+    for path in sorted(results.glob(f"{file}.jsonl")):
+        for line in path.read_text().splitlines():
+            yield json.loads(line)

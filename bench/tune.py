@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launch settings: `python -m bench.tune` times every candidate of every suite's `tunables` on this GPU.
+
+Bits are compared before time: a candidate that changes one is an error, not a choice. Rows go to `results/tuning.jsonl`;
+whoever maintains the kernel reads them and writes the better setting into the kernel's table, with what it bought.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import measure, rows, suites
+from bench.case import Tunable
+
+
+def tune(tunable: Tunable, device: str, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row per candidate, the current setting first, and what went wrong."""
+    print(f"{tunable.op} {tunable.name} {tunable.shape} {tunable.dtype}", flush=True)
+    bits = _bits(tunable.answer(tunable.current))
+    settings, problems = [], []
+    for setting in [tunable.current, *(c for c in tunable.candidates if c != tunable.current)]:
+        try:
+            same = torch.equal(_bits(tunable.answer(setting)), bits)
+        except Exception as error:  # too much shared memory, say: this candidate cannot run on this GPU
+            print(f"  {setting}: cannot run here, {type(error).__name__}: {error}", flush=True)
+            continue
+        if same:
+            settings.append(setting)
+        else:
+            problems.append(f"{tunable.name}: {setting} changes bits")
+    timed = measure.interleaved([lambda s=s: tunable.answer(s) for s in settings], device, seconds)
+    found = []
+    for setting, samples in zip(settings, timed, strict=True):
+        found.append(
+            {
+                "op": tunable.op,
+                "case": tunable.name,
+                "shape": list(tunable.shape),
+                "dtype": tunable.dtype,
+                "setting": str(setting),
+                "current": setting == tunable.current,
+                "ms": measure.quantiles(samples),
+                "samples": len(samples),
+            }
+        )
+    for row in sorted(found, key=lambda row: row["ms"][1])[:5]:
+        print(f"  {row['ms'][1]:10.4f} ms  {row['setting']}{'  (current)' if row['current'] else ''}", flush=True)
+    return found, problems
+
+
+def _bits(answer: torch.Tensor) -> torch.Tensor:
+    return answer.contiguous().flatten().view(torch.uint8).cpu()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.tune", description="Time launch settings.")
+    parser.add_argument("--suite", action="append", choices=suites.SUITES, help="only this one (repeatable)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--seconds", type=float, default=5.0, help="per size, for all candidates together")
+    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows")
+    arguments = parser.parse_args(argv)
+    problems: list[str] = []
+    for name in arguments.suite or suites.SUITES:
+        tunables = getattr(suites.load(name), "tunables", None)
+        if tunables is None:
+            print(f"suite {name} has nothing to tune")
+            continue
+        where = {**rows.circumstances(arguments.device), "suite": name}
+        for tunable in tunables(arguments.device):
+            found, wrong = tune(tunable, arguments.device, arguments.seconds)
+            problems += wrong
+            for row in found:
+                rows.append({**where, **row}, "tuning", arguments.results)
+    for problem in problems:
+        print(f"WRONG: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
