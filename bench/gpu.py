@@ -36,7 +36,7 @@ def pieces(dry: bool, results: Path) -> list[Piece]:
     common = ["--device", device, "--results", str(results)]
     seconds = ["--seconds", "0.1"] if dry else []
     tiny = ["--tiny"] if dry else []
-    # 5: pytest found no test to run; in a rehearsal all of those with the marker are skipped anyway
+    # In a rehearsal the tests are collected, not run. Exit code 5: no test has the marker.
     tests = ["-m", "pytest", "-q", "--maxfail", "20"]
     found = [
         Piece("info", ["-m", "spectral_kernels", "info"], 60),

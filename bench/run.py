@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure a suite: `python -m bench.run --suite expand`.
 
-The suite's tests run first, and nothing is timed unless they pass. Every provider's answer is then compared with float64;
-only those within their tolerance are timed, side by side, and each gives one row in `bench/results/SUITE.jsonl`.
+The suite's tests run first, and nothing is timed unless they pass. Every provider's answer is then compared with
+float64; only those within their tolerance are timed, side by side, and each gives a row in `bench/results/SUITE.jsonl`.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Launch settings: `python -m bench.tune` times every candidate of every suite's `tunables` on this GPU.
 
-Bits are compared before time: a candidate that changes one is an error, not a choice. Rows go to `results/tuning.jsonl`;
-whoever maintains the kernel reads them and writes the better setting into the kernel's table, with what it bought.
+Bits are compared before time: a candidate that changes one is an error, not a choice. Rows go to
+`results/tuning.jsonl`; whoever keeps the kernel reads them and writes the better setting into the kernel's table, with
+what it bought.
 """
 
 import argparse

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 import spectral_kernels as sk
-from bench import peers
 from bench.case import Case, Provider
+from spectral_kernels import peers
 
-TESTS = ["tests/test_bits.py", "tests/test_expand.py"]
+TESTS = ["tests/test_bits.py", "tests/test_golden.py"]
 
 T = 0.35
 SEED = 7
@@ -73,9 +73,7 @@ def _providers(x: Tensor, noise: Tensor) -> list[Provider]:
         Provider("fast, drawn noise", ours("fast", seed=SEED), loose, expected=drawn),
         Provider("torch.fft", lambda: peers.torch_fft(x, noise, T), near),
         Provider("matmul", lambda: peers.matmul(x, noise, T), near),
-        Provider(
-            "torch-dct", _or_none("torch_dct", lambda: peers.torch_dct(x, noise, T)), near, missing=_why("torch_dct")
-        ),
+        _torch_dct(x, noise, near),
     ]
     if x.is_cuda:
         y = torch.empty_like(noise)
@@ -89,12 +87,10 @@ def _providers(x: Tensor, noise: Tensor) -> list[Provider]:
     return found
 
 
-def _why(package: str) -> str:
-    return peers.missing(package)
-
-
-def _or_none(package: str, answer):
-    return None if peers.missing(package) else answer
+def _torch_dct(x: Tensor, noise: Tensor, tolerance: float) -> Provider:
+    if peers.missing("torch_dct"):
+        return Provider("torch-dct", missing=peers.missing("torch_dct"))
+    return Provider("torch-dct", lambda: peers.torch_dct(x, noise, T), tolerance)
 
 
 def _cupy(x: Tensor, noise: Tensor, tolerance: float) -> Provider:
