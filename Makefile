@@ -42,6 +42,14 @@ sanitize: .venv/ready-test
 		.venv/bin/ctest --test-dir build/sanitize-$$kind --output-on-failure || exit 1; \
 	done
 
+# Rows are appended to bench/results; `make bench SUITE=expand` measures one suite.
+bench: .venv/ready-test
+	.venv/bin/python -m bench.run $(if $(SUITE),--suite $(SUITE))
+
+# All that wants a GPU, in pieces: under 9 minutes a call; what has passed is not run again.
+gpu: .venv/ready-test
+	.venv/bin/python -m bench.gpu
+
 clean:
 	rm -rf .venv build dist
 

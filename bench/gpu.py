@@ -40,7 +40,7 @@ def pieces(dry: bool, results: Path) -> list[Piece]:
     tests = ["-m", "pytest", "-q", "--maxfail", "20"]
     found = [
         Piece("info", ["-m", "spectral_kernels", "info"], 60),
-        Piece("selftest", ["-m", "spectral_kernels", "selftest"], 240),
+        Piece("selftest", ["-m", "spectral_kernels", "selftest", *(["--backend", "torch"] if dry else [])], 240),
         Piece("gpu tests", [*tests, "-m", "gpu", *(["--collect-only"] if dry else [])], 240, (0, 5)),
     ]
     gated: list[str] = []

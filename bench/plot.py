@@ -51,7 +51,7 @@ def draw(found: Sequence[Row], device: str, suite: str, path: Path) -> None:
     found = [row for row in found if row["device"] == device and row["suite"] == suite]
     cases = list(dict.fromkeys(row["case"] for row in found))
     figure, panels = pyplot.subplots(
-        1, len(cases), figsize=(2.2 + 3.0 * len(cases), 0.8 + 0.3 * len(found) / len(cases)), squeeze=False
+        1, len(cases), figsize=(2.2 + 3.0 * len(cases), 1.5 + 0.3 * len(found) / len(cases)), squeeze=False
     )
     for panel, case in zip(panels[0], cases, strict=True):
         mine = [row for row in found if row["case"] == case]
