@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | lint | native | library | sanitize: each from a fresh clone; what they need is installed once, into .venv.
+# make demo | test | lint | bench | gpu | native | library | sanitize: each from a fresh clone; what they need is
+# installed once, into .venv.
 
 # Any Python from 3.11 on.
 PYTHON ?= python3
@@ -8,7 +9,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test lint native library sanitize clean
+.PHONY: demo test lint bench gpu native library sanitize clean
 
 demo: .venv/ready-demo
 	.venv/bin/python -m spectral_kernels demo

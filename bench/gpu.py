@@ -22,37 +22,37 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Piece:
-    """A command with a name; `seconds` is when it is stopped. It passes with one of the exit codes `passing`."""
+    """A command with a name; `seconds` is when it is stopped. It passes with one of the exit codes `passing`,
+    and is not begun before the piece `needs` has passed: no speed without right answers.
+    """
 
     name: str
     command: list[str]
     seconds: int
     passing: tuple[int, ...] = (0,)
+    needs: str = ""
 
 
 def pieces(dry: bool, results: Path) -> list[Piece]:
     """In the order of worth: first whether bits are right, then what is fast."""
-    device = "cpu" if dry else "cuda"
-    common = ["--device", device, "--results", str(results)]
-    seconds = ["--seconds", "0.1"] if dry else []
-    tiny = ["--tiny"] if dry else []
-    # In a rehearsal the tests are collected, not run. Exit code 5: no test has the marker.
+    common = ["--device", "cpu" if dry else "cuda", "--results", str(results)]
+    common += ["--tiny", "--seconds", "0.1"] if dry else []
     tests = ["-m", "pytest", "-q", "--maxfail", "20"]
+    # A rehearsal collects a suite's tests instead of running them.
+    gates = {name: [*suites.load(name).TESTS, *(["--collect-only"] if dry else [])] for name in suites.SUITES}
     found = [
         Piece("info", ["-m", "spectral_kernels", "info"], 60),
         Piece("selftest", ["-m", "spectral_kernels", "selftest", *(["--backend", "torch"] if dry else [])], 240),
-        Piece("gpu tests", [*tests, "-m", "gpu", *(["--collect-only"] if dry else [])], 240, (0, 5)),
+        # Exit code 5: no test has the marker.
+        Piece("gpu tests", [*tests, "-m", "gpu", *(gates[suites.SUITES[0]] if dry else [])], 240, (0, 5)),
     ]
-    gated: list[str] = []
+    found += [Piece(f"tests of {name}", [*tests, *gate], 300) for name, gate in gates.items()]
     for name in suites.SUITES:
-        files = [file for file in suites.load(name).TESTS if file not in gated]
-        gated += files
-        found.append(Piece(f"tests of {name}", [*tests, *(["--collect-only"] if dry else []), *files], 300))
+        tune = ["-m", "bench.tune", "--suite", name, *common]
+        found.append(Piece(f"tune {name}", tune, 240, needs=f"tests of {name}"))
     for name in suites.SUITES:
-        found.append(Piece(f"tune {name}", ["-m", "bench.tune", "--suite", name, *common, *seconds], 240))
-    for name in suites.SUITES:
-        run = ["-m", "bench.run", "--suite", name, "--no-gate", "make gpu ran the tests before", *common]
-        found.append(Piece(f"measure {name}", [*run, *seconds, *tiny], 300))
+        measure = ["-m", "bench.run", "--suite", name, "--no-gate", "make gpu ran the tests before", *common]
+        found.append(Piece(f"measure {name}", measure, 300, needs=f"tests of {name}"))
     return found
 
 
@@ -61,9 +61,13 @@ def run(todo: Sequence[Piece], state: Path, seconds: float) -> int:
     state.mkdir(parents=True, exist_ok=True)
     begun, failed = time.monotonic(), []
     for piece in todo:
-        mark = state / piece.name.replace(" ", "-")
+        mark = _mark(state, piece.name)
         if mark.exists():
             print(f"=== {piece.name}: passed before, skipped", flush=True)
+            continue
+        if piece.needs and not _mark(state, piece.needs).exists():
+            print(f"=== {piece.name}: not begun, {piece.needs!r} has not passed", flush=True)
+            failed.append(piece.name)
             continue
         left = seconds - (time.monotonic() - begun)
         if left < min(30, piece.seconds):
@@ -87,6 +91,11 @@ def run(todo: Sequence[Piece], state: Path, seconds: float) -> int:
             failed.append(piece.name)
     print(f"=== FAILED: {', '.join(failed)}" if failed else "=== all pieces passed", flush=True)
     return 1 if failed else 0
+
+
+def _mark(state: Path, name: str) -> Path:
+    """The file that says that a piece has passed."""
+    return state / name.replace(" ", "-")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

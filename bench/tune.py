@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--suite", action="append", choices=suites.SUITES, help="only this one (repeatable)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--seconds", type=float, default=5.0, help="per size, for all candidates together")
+    parser.add_argument("--tiny", action="store_true", help="sizes of a rehearsal")
     parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows")
     arguments = parser.parse_args(argv)
     problems: list[str] = []
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"suite {name} has nothing to tune")
             continue
         where = {**rows.circumstances(arguments.device), "suite": name}
-        for tunable in tunables(arguments.device):
+        for tunable in tunables(arguments.device, tiny=arguments.tiny):
             found, wrong = tune(tunable, arguments.device, arguments.seconds)
             problems += wrong
             for row in found:

@@ -182,6 +182,14 @@ def test_pieces_that_passed_are_not_run_again(tmp_path, capfd):
     assert "FAILED: two" in capfd.readouterr().out
 
 
+def test_nothing_is_measured_before_its_tests_have_passed(tmp_path, capfd):
+    measure_it = gpu.Piece("measure", ["-c", "print('measured')"], 60, needs="tests")
+    assert gpu.run([piece("tests", "exit(1)"), measure_it], tmp_path, 600) == 1
+    assert "measured\n" not in capfd.readouterr().out
+    assert gpu.run([piece("tests", ""), measure_it], tmp_path, 600) == 0
+    assert "measured\n" in capfd.readouterr().out
+
+
 def test_time_is_kept(tmp_path, capfd):
     endless = piece("endless", "import time; time.sleep(60)", seconds=1)
     assert gpu.run([endless, piece("short", "")], tmp_path, 600) == 1

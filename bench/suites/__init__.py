@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One file per suite. A suite is a module here, named in SUITES, with
 
-TESTS               test files that must pass before anything is timed
-cases(device, tiny) yields `bench.case.Case`; `tiny` asks for sizes that run in milliseconds, for a rehearsal
-tunables(device)    optional: yields `bench.case.Tunable`, the launch settings that `bench.tune` measures
+TESTS                   test files that must pass before anything is timed
+cases(device, tiny)     yields `bench.case.Case`; `tiny` asks for sizes that run in milliseconds, for a rehearsal
+tunables(device, tiny)  optional: yields `bench.case.Tunable`, the launch settings that `bench.tune` measures
 """
 
 import importlib
