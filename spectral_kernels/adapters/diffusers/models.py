@@ -154,6 +154,7 @@ class Model:
     blocks       attributes that hold the blocks, in the order of execution
     feature      what the last block returns: None for the feature alone, "image" for a sequence of which the state's
                  tokens are the end, or the place of the feature in a pair whose other half is the text
+    gridded      the feature is one token per patch of the state, frame by frame and row by row
     bypass       arguments that change what the blocks do from outside; calls with one of them are never forecast
     """
 
@@ -170,6 +171,7 @@ class Model:
     conditions: bool = False
     blocks: tuple[str, ...] = ("transformer_blocks",)
     feature: int | str | None = None
+    gridded: bool = True
     bypass: tuple[str, ...] = ()
 
 
@@ -204,6 +206,7 @@ MODELS: dict[str, Model] = {
         time="t",
         timestep=DATA_FRACTION,
         blocks=("noise_refiner", "context_refiner", "layers"),
+        gridded=False,
         bypass=("controlnet_block_samples", "siglip_feats"),
     ),
     "QwenImageTransformer2DModel": Model(
@@ -232,12 +235,14 @@ MODELS: dict[str, Model] = {
         timestep=DATA_FRACTION,
         text_first=True,
         blocks=("layers",),
+        gridded=False,
     ),
     # Predicts the noise, not the velocity of a flow: forecasting only.
     "UNet2DConditionModel": Model(
         spectrum=None,
         state="sample",
         blocks=("down_blocks", "mid_block", "up_blocks"),
+        gridded=False,
         bypass=(
             "down_block_additional_residuals",
             "mid_block_additional_residual",

@@ -12,7 +12,6 @@ model the coarse level.
 """
 
 import functools
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -31,7 +30,7 @@ from spectral_kernels.adapters.diffusers.models import (
     facts_of,
     unwrapped,
 )
-from spectral_kernels.adapters.diffusers.runs import Handle, Summary, watch
+from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
 from spectral_kernels.expand import dct_truncate, spectral_lift
 from spectral_kernels.layouts import Layout
 from spectral_kernels.schedule import ResolutionSchedule, resolution_schedule, stage_sizes
@@ -129,11 +128,10 @@ class Progressive(Handle):
             raise ValueError(f"{OP}: {type(pipe).__name__} is progressive already; call remove() on its handle first")
         self._watch.applied["progressive"] = self
         self._watch.closing.append(self._close)
-        # Compiled loops step around the hooks: guards on a run's state would recompile at every step.
-        before, self._disabled_step = torch.compiler.disable(self._before), torch.compiler.disable(self._step)
+        before, self._own_step = uncompiled(self._before), uncompiled(self._step)
         self._hooks = [
             module.register_forward_pre_hook(
-                functools.partial(before, facts[name], _parameters(module)), with_kwargs=True, prepend=True
+                functools.partial(before, facts[name], positional(unwrapped(module))), with_kwargs=True, prepend=True
             )
             for name, module in modules.items()
         ]
@@ -282,7 +280,7 @@ class Progressive(Handle):
             if config.schedule != "matched" and config.align:
                 self._rewrite(run, plan, sigmas)
             run.original_step = scheduler.step
-            scheduler.step = functools.wraps(scheduler.step)(functools.partial(self._disabled_step, run))
+            scheduler.step = functools.wraps(scheduler.step)(functools.partial(self._own_step, run))
         return run
 
     def _plan(self, levels: list[float], sizes: list[Size], facts: Model) -> ResolutionSchedule:
@@ -376,11 +374,6 @@ def apply_progressive(pipe: Any, config: ProgressiveConfig | None = None) -> Pro
     Source: Spectral Progressive Diffusion, sections 4.1 and 4.2, in full-resolution coordinates.
     """
     return Progressive(pipe, ProgressiveConfig() if config is None else config)
-
-
-def _parameters(module: torch.nn.Module) -> list[str]:
-    """Names of a denoiser's positional arguments."""
-    return list(inspect.signature(type(unwrapped(module)).forward).parameters)[1:]
 
 
 def _tokens(facts: Model, size: Size) -> int:

@@ -7,10 +7,12 @@ not the scheduler, is not mistaken for this one.
 """
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _WATCHES: "weakref.WeakKeyDictionary[Any, Watch]" = weakref.WeakKeyDictionary()
@@ -33,7 +35,8 @@ class Watch:
 
     def __init__(self, pipe: Any):
         self._pipe = weakref.ref(pipe)
-        self._closed: Tensor | None = None
+        # Levels from before are no run: a scheduler has some from the beginning, or from a call that is over.
+        self._closed: Tensor | None = getattr(pipe.scheduler, "timesteps", None)
         self.users = 0
         self.applied: dict[str, Any] = {}
         self.closing: list[Callable[[], None]] = []
@@ -52,6 +55,8 @@ class Watch:
     @property
     def timesteps(self) -> Any:
         """The timesteps of the present run, or None between two runs."""
+        if getattr(self.scheduler, "num_inference_steps", None) is None:
+            return None
         timesteps = getattr(self.scheduler, "timesteps", None)
         return None if timesteps is self._closed else timesteps
 
@@ -62,6 +67,11 @@ class Watch:
         if not hasattr(scheduler, "step_index"):
             return None
         return self.first if scheduler.step_index is None else scheduler.step_index
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps a run from its beginning has."""
+        return len(self.scheduler.timesteps)
 
     @property
     def first(self) -> int:
@@ -93,6 +103,16 @@ class Watch:
             if self._has_bar:
                 del self.pipe.progress_bar
             _WATCHES.pop(self.pipe, None)
+
+
+def uncompiled(function: Callable[..., Any]) -> Any:
+    """A function that compiled code steps around: guards on the state of a run would recompile at every step."""
+    return torch.compiler.disable(function)
+
+
+def positional(module: Any) -> list[str]:
+    """Names of the arguments of a module's forward."""
+    return list(inspect.signature(type(module).forward).parameters)[1:]
 
 
 class Summary(dict):

@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feature forecasting on unmodified diffusers pipelines, and on any module that runs a list of blocks.
+
+On most steps the blocks of the denoiser are left out and their feature, the output of the last block, is forecast from
+those of the evaluated steps (`Forecaster`); the layers before and after the blocks run as ever. Each branch of
+guidance and each denoiser has a history of its own. The step is read off the scheduler, never counted.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from spectral_kernels.adapters.diffusers.models import Arguments, Model, denoisers_of, facts_of, unwrapped
+from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
+from spectral_kernels.adapters.diffusers.swap import Blocks, answer_of, feature_of
+from spectral_kernels.evaluation import evaluation_steps
+from spectral_kernels.expand import dct_expand
+from spectral_kernels.forecast import chebyshev_weights, hermite_weights, linear_weights, reuse_weights, taylor_weights
+from spectral_kernels.forecaster import Forecaster
+from spectral_kernels.layouts import Tokens
+
+OP = "apply_forecast"
+METHODS = {
+    "chebyshev": chebyshev_weights,
+    "taylor": taylor_weights,
+    "hermite": hermite_weights,
+    "linear": linear_weights,
+    "reuse": reuse_weights,
+}
+
+
+@dataclass(frozen=True)
+class ForecastConfig:
+    """Which steps are evaluated, and how the others are forecast.
+
+    Parameters
+    ----------
+    warmup, window, flex : the schedule, see `evaluation_steps`. The defaults evaluate 14 steps of 50.
+    steps : an explicit list of steps to evaluate instead, from 0 on.
+    budget : a number of evaluations instead of `flex`.
+    method : "chebyshev" (Spectrum), "taylor" (TaylorSeer), "hermite" (HiCache), "linear", "reuse" (FORA), or a weight
+        maker of your own.
+    degree, ridge, blend : of the Chebyshev fit. order : of Taylor and Hermite, default that of their weight makers.
+    storage, max_features, encoding, offload : of the features kept, see `Forecaster`.
+    transition : what a history does when the resolution changes: "reset" begins anew, "expand" brings its features to
+        the new grid (models whose blocks see one token per patch; "features" without encoding).
+    rewarm : evaluations at the beginning of a new history in the middle of a run: after a transition, or when a second
+        expert takes over.
+    """
+
+    warmup: int = 5
+    window: float = 2
+    flex: float = 0.75
+    steps: Sequence[int] | None = None
+    budget: int | None = None
+    method: str | Callable[..., Tensor] = "chebyshev"
+    degree: int = 4
+    ridge: float = 0.1
+    blend: float = 0.5
+    order: int | None = None
+    storage: Literal["features", "moments", "auto"] = "features"
+    max_features: int | None = None
+    encoding: str | None = None
+    offload: bool = False
+    transition: Literal["reset", "expand"] = "reset"
+    rewarm: int = 2
+
+    def __post_init__(self):
+        if isinstance(self.method, str) and self.method not in METHODS:
+            raise ValueError(f"ForecastConfig: method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.transition not in ("reset", "expand"):
+            raise ValueError(f'ForecastConfig: transition must be "reset" or "expand", got {self.transition!r}')
+        if self.transition == "expand" and (self.storage != "features" or self.encoding or self.offload):
+            raise ValueError(
+                'ForecastConfig: transition="expand" needs the features as they are: storage="features" without '
+                "encoding and offload"
+            )
+        if self.rewarm < 1:
+            raise ValueError(f"ForecastConfig: rewarm must be at least 1, got {self.rewarm}; a new history is empty")
+        self.forecaster(max(50, *(self.steps or [0])))  # options and storage are checked now, not in a run
+        if self.steps is None and self.budget is None:
+            evaluation_steps(1, self.window, self.warmup, self.flex)
+
+    def forecaster(self, num_steps: int) -> Forecaster:
+        """An empty history for a run of so many steps."""
+        maker = METHODS[self.method] if isinstance(self.method, str) else self.method
+        options: dict[str, Any] = {}
+        if maker is chebyshev_weights:
+            options = {"degree": self.degree, "ridge": self.ridge, "blend": self.blend}
+        elif maker in (taylor_weights, hermite_weights) and self.order is not None:
+            options = {"order": self.order}
+        return Forecaster(
+            num_steps,
+            maker,
+            self.storage,
+            max_features=self.max_features,
+            encoding=self.encoding,
+            offload=self.offload,
+            **options,
+        )
+
+    def evaluated(self, num_steps: int, first: int = 0, begins: Sequence[int] = ()) -> list[int]:
+        """The steps that are evaluated in a run from `first` to `num_steps`, its history beginning anew at `begins`.
+
+        The schedule runs on over a new beginning; `rewarm` evaluations are added there.
+        """
+        count = num_steps - first
+        planned = evaluation_steps(count, self.window, self.warmup, self.flex, steps=self.steps, budget=self.budget)
+        steps = {first + step for step in planned}
+        for begin in begins:
+            steps.update(range(begin, min(begin + self.rewarm, num_steps)))
+        return sorted(steps)
+
+
+class Branch:
+    """The history of one branch of one denoiser."""
+
+    def __init__(self):
+        self.run: Any = None
+        self.shape: tuple | None = None
+        self.last = -1
+        self.forecaster: Forecaster | None = None
+        self.steps: set[int] = set()
+        self.begins: list[int] = []
+        self.evaluated: list[int] = []
+        self.skipped: list[int] = []
+        self.peak = 0
+        self.grid: tuple[int, int, int] | None = None
+
+
+class Denoiser:
+    """One denoiser under forecasting: its blocks and its branches."""
+
+    def __init__(self, owner: "Forecasting", name: str, module: nn.Module, facts: Model):
+        self.owner, self.name, self.facts = owner, name, facts
+        self.base = unwrapped(module)
+        self.names = positional(self.base)
+        self.blocks = Blocks(self.base, facts, self.record, self.answer)
+        self.branches: dict[Any, Branch] = {}
+        self.context: str | None = None
+        self.calls: tuple[Any, dict[Any, int]] = (None, {})
+        self.branch: Branch | None = None
+        self.tokens = 0
+        self.bypassed = 0
+        before, after = uncompiled(self.before), uncompiled(self.after)
+        self.hooks = [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after, always_call=True),
+        ]
+        self.own_context = getattr(type(self.base), "cache_context", None)
+        if self.own_context is not None:
+            vars(self.base)["cache_context"] = self.in_context
+
+    def in_context(self, name: str, **kwargs):
+        """`cache_context` of the model, with its name on record: pipelines name the branch they compute."""
+        assert self.own_context is not None
+        return _Context(self, name, self.own_context(self.base, name, **kwargs))
+
+    def before(self, module: nn.Module, args: tuple, kwargs: Arguments) -> None:
+        """Forward pre-hook: evaluate or skip?"""
+        self.blocks.restore()  # a call that was cut off may have left them swapped
+        self.branch = None
+        run = self.owner.clock.timesteps
+        if run is None:
+            return
+        arguments = dict(zip(self.names, args, strict=False)) | kwargs
+        if any(arguments.get(name) is not None for name in self.facts.bypass):
+            self.bypassed += 1
+            return
+        step = self.owner.clock.step
+        state = arguments.get(self.facts.state)
+        state = state if state is not None else next(iter([*args, *kwargs.values()]), None)
+        self.tokens = state.shape[1] if isinstance(state, Tensor) and state.ndim > 1 else 0
+        self.branch = branch = self._branch(run, step)
+        history = self._history(branch, run, step, _shape(state), arguments)
+        branch.last = step
+        if step in branch.steps or not history.steps:
+            branch.evaluated.append(step)
+            self.blocks.tap()
+        else:
+            branch.skipped.append(step)
+            self.blocks.skip()
+
+    def after(self, module: nn.Module, args: tuple, out: Any) -> None:
+        """Forward hook, called after errors too: every block is back in its place."""
+        self.blocks.restore()
+
+    def record(self, out: Any) -> None:
+        branch = self.branch
+        if branch is not None and branch.forecaster is not None:
+            branch.forecaster.update(branch.last, feature_of(self.facts, out, self.tokens))
+            branch.peak = max(branch.peak, branch.forecaster.nbytes)
+
+    def answer(self, *args, **kwargs) -> Any:
+        branch = self.branch
+        assert branch is not None and branch.forecaster is not None
+        predict = functools.partial(branch.forecaster.predict, branch.last)
+        return answer_of(self.facts, predict, self.tokens, args, kwargs)
+
+    def _branch(self, run: Any, step: int) -> Branch:
+        """By the name the pipeline gives the call; calls without one, or again, by their place within the step."""
+        present, counts = self.calls
+        if present is None or present[0] is not run or present[1] != step:
+            counts = {}
+            self.calls = ((run, step), counts)
+        number = counts.get(self.context, 0)
+        counts[self.context] = number + 1
+        return self.branches.setdefault((self.context, number), Branch())
+
+    def _history(self, branch: Branch, run: Any, step: int, shape: tuple, arguments: Arguments) -> Forecaster:
+        """The history of a branch; a new one where none leads here."""
+        clock, config = self.owner.clock, self.owner.config
+        fresh = branch.run is not run or step <= branch.last
+        if not fresh and branch.forecaster is not None and shape == branch.shape:
+            return branch.forecaster
+        old = None if fresh else branch.forecaster
+        if fresh:
+            branch.evaluated, branch.skipped, branch.begins, branch.peak = [], [], [], 0
+        if step != clock.first:
+            branch.begins.append(step)
+        branch.run, branch.shape = run, shape
+        branch.steps = set(config.evaluated(clock.num_steps, clock.first, branch.begins))
+        branch.forecaster = history = config.forecaster(clock.num_steps)
+        grid = self._grid(arguments) if config.transition == "expand" else None
+        if old is not None and grid is not None and branch.grid is not None:
+            _expand_history(old, history, branch.grid, grid)
+        branch.grid = grid
+        return history
+
+    def _grid(self, arguments: Arguments) -> tuple[int, int, int] | None:
+        """Frames, rows and columns of the feature's tokens; None where it has others too."""
+        facts, state = self.facts, arguments.get(self.facts.state)
+        if not facts.gridded or not isinstance(state, Tensor):
+            return None
+        height, width = facts.grid(arguments)
+        rows, columns = height // facts.multiple, width // facts.multiple
+        if facts.layout is None:
+            return (state.shape[2] if state.ndim == 5 else 1), rows, columns
+        frames = state.shape[1] // (rows * columns)
+        return (frames, rows, columns) if facts.frames or frames == 1 else None
+
+    def forget(self) -> None:
+        for branch in self.branches.values():
+            branch.run, branch.forecaster = None, None
+
+    def remove(self) -> None:
+        self.blocks.restore()
+        for hook in self.hooks:
+            hook.remove()
+        vars(self.base).pop("cache_context", None)
+
+
+class _Context:
+    """A model's own `cache_context`, and the branch's name for us while it lasts."""
+
+    def __init__(self, denoiser: Denoiser, name: str, own: Any):
+        self.denoiser, self.name, self.own = denoiser, name, own
+
+    def __enter__(self):
+        self.denoiser.context = self.name
+        return self.own.__enter__()
+
+    def __exit__(self, *exception):
+        self.denoiser.context = None
+        return self.own.__exit__(*exception)
+
+
+class Clock:
+    """The step of a module that belongs to no pipeline. A step that goes back begins a new run."""
+
+    def __init__(self, step_index: Callable[[], int], num_steps: int):
+        self.step_index, self.num_steps, self.first = step_index, num_steps, 0
+        self._run, self._last = object(), -1
+
+    @property
+    def step(self) -> int:
+        return int(self.step_index())
+
+    @property
+    def timesteps(self) -> Any:
+        if self.step < self._last:
+            self._run = object()
+        self._last = self.step
+        return self._run
+
+
+class Forecasting(Handle):
+    """Forecasting on one pipeline or module, until `remove()`."""
+
+    def __init__(self, target: Any, config: ForecastConfig, blocks: Any, feature: Any, clock: Clock | None):
+        self.config = config
+        self._watch = None
+        if clock is None:
+            modules = denoisers_of(OP, target)
+            self.clock: Any = watch(target)
+            self._watch = self.clock
+            if "forecast" in self._watch.applied:
+                self._watch.release()
+                raise ValueError(
+                    f"{OP}: {type(target).__name__} is forecast already; call remove() on its handle first"
+                )
+            if not hasattr(target.scheduler, "step_index"):
+                self._watch.release()
+                raise ValueError(
+                    f"{OP}: {type(target.scheduler).__name__} keeps no step_index; apply to the denoiser instead, with "
+                    "step_index= and num_steps="
+                )
+            self._watch.applied["forecast"] = self
+            self._watch.closing.append(self._close)
+        else:
+            self.clock, modules = clock, {type(unwrapped(target)).__name__: target}
+        self._target = type(target).__name__
+        self._summary = Summary(pipeline=self._target, forecast="known after a call")
+        self.denoisers: list[Denoiser] = []
+        try:
+            for name, module in modules.items():
+                if getattr(unwrapped(module), "_parallel_config", None) is not None:
+                    raise ValueError(f"{OP}: context parallelism is not supported; load the model without it")
+                facts = Model(blocks=tuple(blocks), feature=feature) if blocks else facts_of(OP, module)
+                self.denoisers.append(Denoiser(self, name, module, facts))
+        except ValueError:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Take everything off; blocks, hooks and histories are as if never touched."""
+        for denoiser in self.denoisers:
+            denoiser.remove()
+        self.denoisers = []
+        if self._watch is not None and self._watch.applied.pop("forecast", None) is not None:
+            self._watch.closing.remove(self._close)
+            self._watch.release()
+
+    def reset(self) -> None:
+        """Forget all histories. A pipeline's runs do this themselves."""
+        for denoiser in self.denoisers:
+            denoiser.forget()
+
+    def summary(self) -> Summary:
+        """Evaluated and forecast steps, new beginnings and memory per branch, of the present or last call."""
+        if any(branch.run is not None for denoiser in self.denoisers for branch in denoiser.branches.values()):
+            self._summary = self._describe()
+        return self._summary
+
+    def _describe(self) -> Summary:
+        rows = []
+        for denoiser in self.denoisers:
+            for (context, number), branch in denoiser.branches.items():
+                if branch.run is None:
+                    continue
+                rows.append(
+                    {
+                        "denoiser": denoiser.name,
+                        "branch": f"{context or 'call'} {number}" if number or not context else context,
+                        "evaluated": len(branch.evaluated),
+                        "forecast": len(branch.skipped),
+                        "steps evaluated": branch.evaluated,
+                        "new history at": branch.begins,
+                        "peak bytes": branch.peak,
+                    }
+                )
+        summary = Summary(pipeline=self._target, method=str(self.config.method), storage=self.config.storage)
+        summary["blocks left out"] = [len(denoiser.blocks) for denoiser in self.denoisers]
+        summary["branches"] = rows
+        bypassed = sum(denoiser.bypassed for denoiser in self.denoisers)
+        if bypassed:
+            summary["bypassed"] = f"{bypassed} calls with control residuals or skipped layers were never forecast"
+        return summary
+
+    def _close(self) -> None:
+        """The end of a run: its numbers are kept, its features are not."""
+        self.summary()
+        self.reset()
+
+
+def apply_forecast(
+    target: Any,
+    config: ForecastConfig | None = None,
+    *,
+    blocks: Sequence[str] | None = None,
+    feature: int | str | None = None,
+    step_index: Callable[[], int] | None = None,
+    num_steps: int | None = None,
+) -> Forecasting:
+    """Forecast the features of most steps instead of running the denoiser's blocks.
+
+    The pipeline is used as before. Calls that pass control residuals or skip layers are evaluated, and counted in
+    `summary()`.
+
+    Parameters
+    ----------
+    target : a diffusers pipeline with denoisers of `models.MODELS`, or any module of yours.
+    config : ForecastConfig, default `ForecastConfig()`: 14 evaluations of 50.
+    blocks : of a module without a row: attributes that hold its blocks, in the order of execution; the last must be a
+        `ModuleList` that the module iterates over.
+    feature : what its last block returns: None for the feature alone, else its place in a pair (0 or 1).
+    step_index, num_steps : of a module: a function that gives the present step, and the length of a run.
+
+    Returns
+    -------
+    Forecasting : a handle with `remove()`, `reset()` and `summary()`; also a context manager.
+
+    Raises
+    ------
+    ValueError
+        Unknown denoisers, context parallelism, a module without step_index and num_steps, something that is forecast
+        already.
+
+    Source: Spectrum, algorithm 1.
+    """
+    config = ForecastConfig() if config is None else config
+    if not isinstance(target, nn.Module):
+        return Forecasting(target, config, None, None, None)
+    if step_index is None or num_steps is None:
+        raise ValueError(
+            f"{OP}: a module knows no steps; give step_index, a function that returns the present step, and num_steps, "
+            f"or give the pipeline (got {type(target).__name__})"
+        )
+    return Forecasting(target, config, blocks, feature, Clock(step_index, num_steps))
+
+
+def _shape(state: Any) -> tuple:
+    if isinstance(state, list | tuple):
+        return (len(state), *(tuple(one.shape) for one in state))
+    return tuple(state.shape) if isinstance(state, Tensor) else ()
+
+
+def _expand_history(old: Forecaster, new: Forecaster, coarse: tuple[int, int, int], fine: tuple[int, int, int]) -> None:
+    """The features of one grid on another: each token is a pixel of as many channels as it has values."""
+    for step, feature in zip(old.steps, old.state_dict()["features"], strict=True):
+        if feature.ndim != 3 or feature.shape[1] != coarse[0] * coarse[1] * coarse[2]:
+            return
+        frames = feature.reshape(-1, coarse[1] * coarse[2], feature.shape[2])
+        expanded = dct_expand(frames, size=fine[1:], t=0.0, layout=Tokens(*coarse[1:])).x
+        new.update(step, expanded.reshape(feature.shape[0], -1, feature.shape[2]))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leaving out the blocks of a denoiser, and seeing what its last block returns, without touching any block.
+
+The lists of blocks are swapped for the duration of one call: for empty lists and one `Forecast` where a step is
+skipped, for the same list with a `Tap` around its last block where it is evaluated. Blocks are never hooked nor
+wrapped for good, so whatever compiled, offloaded or adapted them stays as it is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectral_kernels.adapters.diffusers.models import Model
+from spectral_kernels.adapters.diffusers.runs import uncompiled
+
+
+class Tap(nn.Module):
+    """The last block of an evaluated call: runs it and passes its feature on."""
+
+    def __init__(self, block: nn.Module, record: Callable[[Any], None]):
+        super().__init__()
+        # Not as a submodule: the block stays where it is in the tree of modules.
+        self.__dict__["block"], self.__dict__["record"] = block, record
+
+    def __getattr__(self, name: str):
+        return getattr(self.__dict__["block"], name)
+
+    def forward(self, *args, **kwargs):
+        out = self.__dict__["block"](*args, **kwargs)
+        self.__dict__["record"](out)
+        return out
+
+
+class Forecast(nn.Module):
+    """All the blocks of a skipped call: returns the forecast as the last block would."""
+
+    # What denoisers ask their blocks before calling them.
+    context_pre_only, has_cross_attention, resnets = True, False, (None,)
+
+    def __init__(self, answer: Callable[..., Any]):
+        super().__init__()
+        self.__dict__["answer"] = answer
+
+    def forward(self, *args, **kwargs):
+        return self.__dict__["answer"](*args, **kwargs)
+
+
+class Blocks:
+    """The lists of blocks of one denoiser, in the order of execution."""
+
+    def __init__(self, module: nn.Module, facts: Model, record: Callable[[Any], None], answer: Callable[..., Any]):
+        self._places: list[tuple[nn.Module, str]] = []
+        for path in facts.blocks:
+            parent, _, name = path.rpartition(".")
+            self._places.append((module.get_submodule(parent), name))
+        self._real = [parent._modules[name] for parent, name in self._places]
+        last = self._real[-1]
+        if not isinstance(last, nn.ModuleList) or len(last) == 0:
+            raise ValueError(
+                f"apply_forecast: {facts.blocks[-1]} of {type(module).__name__} must be a list of blocks, the last of "
+                f"them executed, got {type(last).__name__}"
+            )
+        tap = nn.ModuleList(last[:-1])
+        tap.append(Tap(last[-1], uncompiled(record)))
+        self._tapped: list[Any] = [*self._real[:-1], tap]
+        empty = [nn.ModuleList() if isinstance(real, nn.ModuleList) else None for real in self._real[:-1]]
+        self._skipped: list[Any] = [*empty, nn.ModuleList([Forecast(uncompiled(answer))])]
+
+    def __len__(self) -> int:
+        return sum(len(real) if isinstance(real, nn.ModuleList) else 1 for real in self._real)
+
+    def tap(self) -> None:
+        self._put(self._tapped)
+
+    def skip(self) -> None:
+        self._put(self._skipped)
+
+    def restore(self) -> None:
+        self._put(self._real)
+
+    def _put(self, lists: list[Any]) -> None:
+        for (parent, name), value in zip(self._places, lists, strict=True):
+            parent._modules[name] = value
+
+
+def feature_of(facts: Model, out: Any, tokens: int) -> Tensor:
+    """The feature in what the last block returned; `tokens` are those of the state."""
+    if facts.feature is None:
+        return out
+    if facts.feature == "image":
+        return out[:, -tokens:]
+    return out[facts.feature]
+
+
+def answer_of(facts: Model, predict: Callable[..., Tensor], tokens: int, args: tuple, kwargs: dict) -> Any:
+    """What the last block would return, were the forecast its feature; the text's half is whatever came in."""
+    if facts.feature is None:
+        return predict()
+    hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    if facts.feature == "image":
+        whole = torch.empty_like(hidden)
+        if len(whole) == 1:  # written in place; the text before it is cut away by the model
+            predict(out=whole[0, -tokens:][None])
+        else:
+            whole[:, -tokens:] = predict()
+        return whole
+    text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[1]
+    return (predict(), text) if facts.feature == 0 else (text, predict())

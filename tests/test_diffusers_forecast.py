@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forecasting adapter: which blocks run, what stands in for them, and that nothing else changes, on every model."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from bits import assert_same_bits
+
+diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
+
+from pipelines import FAMILIES, family, run  # noqa: E402
+
+from reference import forecast as reference  # noqa: E402
+from spectral_kernels.adapters.diffusers import ForecastConfig, apply_forecast  # noqa: E402
+
+# Long enough for a warm-up, single and double gaps.
+STEPS = 12
+SHORT = ForecastConfig(warmup=3)
+EVALUATED = [0, 1, 2, 4, 6, 9]  # evaluation_steps(12, 2, 3, 0.75), by hand from the rule
+
+LISTS = {
+    "transformer_blocks", "single_transformer_blocks", "blocks", "layers", "noise_refiner", "context_refiner",
+    "down_blocks", "mid_block", "up_blocks",
+}  # fmt: skip
+
+
+class Executions:
+    """Counts the blocks that run in each step of a run, per denoiser."""
+
+    def __init__(self, pipe):
+        self.pipe, self.counts, self.hooks = pipe, [], []
+        for name in ("transformer", "transformer_2", "unconditional_transformer", "unet"):
+            denoiser = getattr(pipe, name, None)
+            if denoiser is None:
+                continue
+            children = [(name, child) for name, child in denoiser.named_children() if name in LISTS]
+            for _, child in children:
+                blocks = child if isinstance(child, torch.nn.ModuleList) else [child]
+                self.hooks += [block.register_forward_hook(self.count) for block in blocks]
+
+    def count(self, *_):
+        step = self.pipe.scheduler.step_index or 0
+        self.counts += [0] * (step + 1 - len(self.counts))
+        self.counts[step] += 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for hook in self.hooks:
+            hook.remove()
+
+
+def made_with_guidance(name):
+    made = family(name)
+    made.call |= made.guided or {}
+    return made
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_blocks_run_on_evaluated_steps_alone(name):
+    made = made_with_guidance(name)
+    with Executions(made.pipe) as plain:
+        run(made, STEPS)
+    with apply_forecast(made.pipe, SHORT) as handle, Executions(made.pipe) as fast:
+        first = run(made, STEPS)
+        again = run(made, STEPS)
+    fast.counts += [0] * (STEPS - len(fast.counts))
+    evaluated = set(EVALUATED)
+    if name == "wan22":
+        # The second expert takes over at step 4 and begins a history of its own.
+        evaluated |= {4, 5}
+    assert [2 * count if step in evaluated else 0 for step, count in enumerate(plain.counts)] == fast.counts
+    assert_same_bits(again, first)
+    for branch in handle.summary()["branches"]:
+        assert set(branch["steps evaluated"]) <= evaluated and branch["peak bytes"] > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_evaluated_and_after_removal_it_is_the_plain_pipeline(name):
+    made = made_with_guidance(name)
+    attributes = {key: set(vars(made.pipe)) for key in ("pipe",)}
+    plain = run(made, STEPS)
+    with apply_forecast(made.pipe, ForecastConfig(steps=range(STEPS))):
+        assert_same_bits(run(made, STEPS), plain)
+    handle = apply_forecast(made.pipe, SHORT)
+    assert not torch.equal(run(made, STEPS), plain)
+    handle.remove()
+    assert_same_bits(run(made, STEPS), plain)
+    assert set(vars(made.pipe)) == attributes["pipe"]
+    denoiser = made.pipe.unet if hasattr(made.pipe, "unet") else made.pipe.transformer
+    assert "cache_context" not in vars(denoiser) and not denoiser._forward_pre_hooks and not denoiser._forward_hooks
+
+
+# One model for each way in which a last block answers: a pair with the feature second or first, alone, the end of a
+# sequence; and the module that gets the feature next.
+ANSWERS = [
+    ("flux", 1, lambda model: model.norm_out),
+    ("hunyuan", 0, lambda model: model.norm_out),
+    ("wan", None, lambda model: model.norm_out),
+    ("flux2_klein", "image", lambda model: model.norm_out),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "after"), ANSWERS)
+def test_forecasts_are_the_reference_on_the_recorded_features(name, place, after):
+    made = made_with_guidance(name)
+    model = made.pipe.transformer
+    config = ForecastConfig(warmup=3, degree=3, ridge=0.05, blend=0.7)
+    seen, passed = [], []
+    last = (model.single_transformer_blocks if hasattr(model, "single_transformer_blocks") else model.blocks)[-1]
+
+    def keep(module, args, out):
+        feature = out if place in (None, "image") else out[place]
+        if place == "image":
+            feature = feature[:, 8:]  # after 8 tokens of text
+        seen.append(feature.clone())
+
+    def note(module, args):
+        passed.append(args[0].clone())
+
+    hooks = [last.register_forward_hook(keep), after(model).register_forward_pre_hook(note)]
+    with apply_forecast(made.pipe, config):
+        run(made, STEPS)
+    for hook in hooks:
+        hook.remove()
+    # Two branches, one call of each per step: evaluated features and what the output layers got, in turn.
+    for branch in (0, 1):
+        history, given = iter(seen[branch::2]), passed[branch::2]
+        assert len(given) == STEPS
+        features, steps = [], []
+        for step in range(STEPS):
+            if step in EVALUATED:
+                features.append(next(history))
+                steps.append(step)
+                continue
+            weights = reference.chebyshev_weights(steps, step, STEPS, degree=3, ridge=0.05, blend=0.7)
+            expected = reference.forecast([f.numpy() for f in features], weights)
+            assert_same_bits(given[step].contiguous(), expected)
+
+
+# Table 6 of Spectrum: window, warm-up, flex and the evaluations of 50 steps that they make.
+@pytest.mark.parametrize(
+    ("window", "warmup", "flex", "evaluations"),
+    [(4, 1, 0, 13), (4, 3, 0, 14), (4, 5, 0, 16), (2, 5, 0.75, 14), (6, 1, 0, 9), (2, 5, 3.0, 10)],
+)
+def test_evaluations_of_fifty_steps(window, warmup, flex, evaluations):
+    made = family("flux")
+    config = ForecastConfig(window=window, warmup=warmup, flex=flex)
+    with apply_forecast(made.pipe, config) as handle, Executions(made.pipe) as executions:
+        run(made, 50)
+    assert sum(count > 0 for count in executions.counts) == evaluations
+    assert [branch["evaluated"] for branch in handle.summary()["branches"]] == [evaluations]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "taylor", "order": 2},
+        {"method": "hermite"},
+        {"method": "linear"},
+        {"method": "reuse"},
+        {"storage": "moments"},
+        {"storage": "auto"},
+        {"encoding": "int8"},
+        {"encoding": "float8", "max_features": 4},
+        {"offload": True},
+        {"budget": 7},
+        {"steps": [0, 1, 3, 7]},
+    ],
+    ids=str,
+)
+def test_methods_and_storage(options):
+    made = made_with_guidance("flux")
+    plain = run(made, STEPS)
+    chebyshev = ForecastConfig(warmup=3)
+    with apply_forecast(made.pipe, chebyshev):
+        usual = run(made, STEPS)
+    with apply_forecast(made.pipe, ForecastConfig(warmup=3, **options)) as handle:
+        other = run(made, STEPS)
+    evaluated = handle.summary()["branches"][0]["steps evaluated"]
+    if "budget" in options or "steps" in options:
+        assert evaluated == options.get("steps", evaluated) and len(evaluated) == options.get("budget", 4)
+    else:
+        assert evaluated == EVALUATED
+    distance = (other - plain).norm() / plain.norm()
+    assert distance > 0 and distance < 1
+    if "method" in options or "encoding" in options:
+        assert not torch.equal(other, usual)
+    if options == {"offload": True}:
+        assert_same_bits(other, usual)
+    if options == {"storage": "moments"}:
+        # Another order of the same float32 sums: rounding, through six forecasts of a network of unit gain.
+        torch.testing.assert_close(other, usual, rtol=1e-3, atol=1e-3)
+
+
+def test_histories_of_branches_are_separate():
+    """The positive branch gets the same features whether or not a negative one runs beside it."""
+    made = family("flux")
+    with apply_forecast(made.pipe, SHORT) as handle:
+        run(made, STEPS)
+        alone = handle.summary()["branches"]
+        # A negative prompt equal to the positive one leaves guidance without effect: same latents, twice the calls.
+        same = {f"negative_{key}": made.call[key] for key in ("prompt_embeds", "pooled_prompt_embeds")}
+        plain = run(made, STEPS)
+        guided = run(made, STEPS, **same, true_cfg_scale=3.0)
+        both = handle.summary()["branches"]
+    assert [branch["branch"] for branch in alone] == ["cond"] and [b["branch"] for b in both] == ["cond", "uncond"]
+    # neg + 3 (pos - neg) with pos = neg is exact.
+    assert_same_bits(guided, plain)
+
+
+def test_memory_is_freed_when_a_run_ends():
+    made = family("flux")
+    with apply_forecast(made.pipe, SHORT) as handle:
+        run(made, STEPS)
+        held = [branch.forecaster for denoiser in handle.denoisers for branch in denoiser.branches.values()]
+    assert held == [None]
+    assert handle.summary()["branches"][0]["peak bytes"] == 6 * 192 * 32 * 4  # six features, 192 tokens of 32
+
+
+class Plain(torch.nn.Module):
+    """A module of one's own: tokens in, a stack of blocks, tokens out."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Module()
+        self.body.stack = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(3))
+        self.head = torch.nn.Linear(8, 2)
+
+    def forward(self, x, t):
+        h = x * (1 + t)
+        for block in self.body.stack:
+            h = torch.tanh(block(h))
+        return self.head(h)
+
+
+def test_any_module():
+    model, x = Plain(), torch.randn(2, 5, 8)
+    clock = {"step": 0}
+
+    def loop():
+        outputs = []
+        for step in range(STEPS):
+            clock["step"] = step
+            outputs.append(model(x, step / STEPS))
+        return torch.stack(outputs)
+
+    with torch.no_grad():
+        plain = loop()
+        # A ridge of 0.1 pulls a fit of few points towards zero; the features of this module are smooth.
+        smooth = replace(SHORT, degree=2, ridge=1e-6)
+        handle = apply_forecast(model, smooth, blocks=["body.stack"], step_index=lambda: clock["step"], num_steps=STEPS)
+        calls = []
+        hook = model.body.stack[0].register_forward_hook(lambda *_: calls.append(clock["step"]))
+        fast = loop()
+        assert calls == EVALUATED
+        assert_same_bits(loop(), fast)
+        assert_same_bits(fast[EVALUATED], plain[EVALUATED])
+        # A smooth trajectory: forecasts are much nearer than the features of the last evaluated step, and not equal.
+        held = torch.stack([plain[max(s for s in EVALUATED if s <= step)] for step in range(STEPS)])
+        assert 0 < float((fast - plain).norm()) < 0.5 * float((held - plain).norm())
+        hook.remove()
+        handle.remove()
+        assert_same_bits(loop(), plain)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ForecastConfig(method="newton"), "method must be one of chebyshev"),
+        (lambda: ForecastConfig(transition="expand", storage="moments"), "needs the features as they are"),
+        (lambda: ForecastConfig(window=0.5), "window >= 1"),
+        (lambda: ForecastConfig(ridge=-1.0), "ridge"),
+        (lambda: ForecastConfig(rewarm=0), "rewarm must be at least 1"),
+        (lambda: apply_forecast(torch.nn.Linear(2, 2)), "a module knows no steps"),
+        (
+            lambda: apply_forecast(torch.nn.Linear(2, 2), step_index=lambda: 0, num_steps=4),
+            "no facts are known about Linear.*Add a row",
+        ),
+        (
+            lambda: apply_forecast(Plain(), blocks=["head"], step_index=lambda: 0, num_steps=4),
+            "head of Plain must be a list of blocks",
+        ),
+        (lambda: apply_forecast(object()), "has none of transformer"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_second_application_is_refused_and_leaves_the_first():
+    made = family("flux")
+    with apply_forecast(made.pipe, SHORT):
+        expected = run(made, STEPS)
+        with pytest.raises(ValueError, match="is forecast already"):
+            apply_forecast(made.pipe, SHORT)
+        assert_same_bits(run(made, STEPS), expected)
