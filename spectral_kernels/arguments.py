@@ -73,6 +73,12 @@ def target_size(op: str, given: tuple[int, int], scale, size, grows: bool) -> tu
     return target
 
 
+def whole_patches(op: str, name: str, target: tuple[int, int]) -> None:
+    """A target size in 2x2 patches must be even."""
+    if name == "patches" and any(side % 2 for side in target):
+        raise ValueError(f"{op}: sizes in 2x2 patches must be even, got {target}; give an even size=")
+
+
 def _pair(op: str, name: str, value) -> tuple:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         raise TypeError(f"{op}: {name} must be a pair (height, width), got {value!r}")
@@ -83,10 +89,11 @@ def _round(side: float) -> int:
     return max(1, math.floor(side + 0.5))
 
 
-def times(op: str, t, samples: int, device: torch.device) -> tuple[float, Tensor | None]:
+def times(op: str, t, samples: int, device: torch.device, zero: bool = True) -> tuple[float, Tensor | None]:
     """A time as (float, None), or (0.0, float64 tensor [samples]) when it is a tensor or one per sample.
 
-    Times that can be seen without waiting for a device are checked here; others turn into NaN when out of range.
+    `zero` says whether 0 is a time the op can do with. Times that can be seen without waiting for a device are checked
+    here; others turn into NaN when out of range.
     """
     if isinstance(t, Tensor):
         if t.requires_grad:
@@ -97,7 +104,7 @@ def times(op: str, t, samples: int, device: torch.device) -> tuple[float, Tensor
             )
         if t.device.type == "cpu" and not torch.compiler.is_compiling():
             for value in t.reshape(-1).tolist():
-                _in_range(op, value)
+                _in_range(op, value, zero)
         elif t.device != device and t.device.type != "cpu":
             raise ValueError(f"{op}: t is on {t.device} and x on {device}; move one of them")
         t = t.to(device=device, dtype=torch.float64).expand(samples)
@@ -105,22 +112,25 @@ def times(op: str, t, samples: int, device: torch.device) -> tuple[float, Tensor
     if isinstance(t, Sequence) and not isinstance(t, str):
         if len(t) != samples:
             raise ValueError(f"{op}: t must be a float or hold one per sample ({samples}), got {len(t)}")
-        return 0.0, _on_device(tuple(_in_range(op, value) for value in t), device)
-    return _in_range(op, t), None
+        return 0.0, _on_device(tuple(_in_range(op, value, zero) for value in t), device)
+    return _in_range(op, t, zero), None
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # the next call with these numbers may want a gradient
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device=device)
 
 
-def _in_range(op: str, t) -> float:
+def _in_range(op: str, t, zero: bool) -> float:
     if isinstance(t, bool) or not isinstance(t, int | float | torch.SymFloat):
         raise TypeError(f"{op}: t must be a float, a tensor or a sequence of floats, got {type(t).__name__} {t!r}")
     if not 0 <= t <= 1:
         raise ValueError(
             f"{op}: t is the noise level and must lie in [0, 1], got {t}; divide diffusers' timesteps by 1000"
         )
+    if not zero and t == 0:
+        raise ValueError(f"{op}: t must be above 0, got {t}; at t = 0 the state is clean and has no velocity to lift")
     return float(t)
 
 

@@ -5,6 +5,7 @@ Source: Spectral Progressive Diffusion, section 4.1 and appendix A.2. Noise leve
 z_t = (1 - t) x + t eps; r = sqrt(H W / (h w)) is the resolution ratio.
 """
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
@@ -199,12 +200,11 @@ def spectral_lift(
             raise ValueError(f"{op}: with a layout of tokens give size=(H, W), the grid of z")
         size = arguments.state(op, z)[1]
     fine = arguments.target_size(op, coarse, None, size, grows=True)
+    arguments.whole_patches(op, name, fine)
     expected = resized(v.shape, name, fine)
     _like(op, "z", z, v, expected)
     samples = arguments.samples_of(v)
-    time, times = arguments.times(op, t, samples, v.device)
-    if times is None and time == 0:
-        raise ValueError(f"{op}: t must be above 0, got {t}; at t = 0 the state is clean and has no velocity to lift")
+    time, times = arguments.times(op, t, samples, v.device, zero=False)
     return plane_product(
         v, z, None, times, None, time, "up", "lowpass", basis, list(fine), list(coarse), name,
         "lift" if align else "hold", "", arguments.precision(op, precision), 0,
@@ -214,6 +214,7 @@ def spectral_lift(
 def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision) -> Expanded:
     name, coarse = arguments.state(op, x, layout)
     fine = arguments.target_size(op, coarse, scale, size, grows=True)
+    arguments.whole_patches(op, name, fine)
     samples = arguments.samples_of(x)
     time, times = arguments.times(op, t, samples, x.device)
     if seed is not None and noise is not None:
@@ -231,18 +232,17 @@ def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision)
     original = time if times is None else times
     if not align:
         return Expanded(y, original)
-    ratio = (fine[0] * fine[1] / (coarse[0] * coarse[1])) ** 0.5
+    ratio = math.sqrt(fine[0] * fine[1] / (coarse[0] * coarse[1]))
     return Expanded(y, align_time(original, ratio)[0])
 
 
 def _truncate(op, basis, x, scale, size, normalize, t, layout, precision) -> Tensor:
     name, fine = arguments.state(op, x, layout)
     coarse = arguments.target_size(op, fine, scale, size, grows=False)
+    arguments.whole_patches(op, name, coarse)
     time, times = arguments.times(op, t, arguments.samples_of(x), x.device)
     if not normalize and (times is not None or time != 0):
         raise ValueError(f"{op}: t = {t} sets the factor of normalize=True, got normalize=False; leave one of them out")
-    if layout is not None and name == "patches" and any(side % 2 for side in coarse):
-        raise ValueError(f"{op}: sizes in 2x2 patches must be even, got {coarse}")
     return plane_product(
         x, None, None, times, None, time, "down", "", basis, list(fine), list(coarse), name,
         "truncate" if normalize else "one", "", arguments.precision(op, precision), 0,

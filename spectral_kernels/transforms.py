@@ -33,8 +33,8 @@ def idctn(x: Tensor, dims: tuple[int, int] = (-2, -1), *, precision: str = "exac
 
 def _transform(op: str, basis: str, kind: str, x: Tensor, dims: tuple[int, int], precision: str) -> Tensor:
     arguments.tensor(op, x)
-    if not isinstance(dims, tuple | list) or len(dims) != 2:
-        raise ValueError(f"{op}: dims must be two dimensions, got {dims!r}")
+    if not isinstance(dims, tuple | list) or len(dims) != 2 or not all(isinstance(dim, int) for dim in dims):
+        raise TypeError(f"{op}: dims must be a pair of integers, got {dims!r}")
     rows, columns = dims
     if not (-x.ndim <= rows < x.ndim and -x.ndim <= columns < x.ndim) or rows % x.ndim == columns % x.ndim:
         raise ValueError(f"{op}: dims must be two different dimensions of x, which has {x.ndim}, got {dims}")

@@ -96,3 +96,11 @@ def available(name: str) -> Iterator[str]:
         pytest.skip(f"{name}: {why}")
     with dispatch.backend(name):
         yield "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
+
+
+on_every_backend = pytest.mark.parametrize("backend", dispatch.BACKENDS)
+
+
+def slow(backend: str) -> bool:
+    """Triton's interpreter takes some 0.1 s per program: it gets fewer cases."""
+    return backend == "triton" and not torch.cuda.is_available()

@@ -43,6 +43,11 @@ class Product:
         """r = sqrt(H W / (h w))."""
         return math.sqrt(self.fine[0] * self.fine[1] / (self.coarse[0] * self.coarse[1]))
 
+    @property
+    def adds(self) -> bool:
+        """Whether gamma can be anything but 0: where it cannot, gamma E is left out, for E may hold a NaN."""
+        return self.formula in ("lift", "hold") and self.part != "first"
+
     def mode(self, x: Tensor) -> str:
         return "double" if x.dtype == torch.float64 else self.precision
 
@@ -84,7 +89,8 @@ def weights(formula: str, part: str, t: float | Tensor, ratio: float) -> tuple[f
         values = (one, -gamma, gamma)
     else:
         values = {
-            "expand": (ratio / u, t, zero),
+            # A number over a tensor is a reciprocal and a product in PyTorch, rounded twice: divide tensors.
+            "expand": ((zero + ratio) / u, t, zero),
             "fill": (one, t, zero),
             "truncate": (u / ratio, zero, zero),
             "one": (one, zero, zero),
@@ -153,12 +159,16 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, grad: Tensor):
     """The adjoint is a plane product too: alpha M_r^T G M_c for x, and alpha beta N_r^T G N_c + gamma G for E."""
     (times,) = ctx.saved_tensors
-    kind, second, basis, fine, coarse, layout, formula, _, precision, stream = ctx.names
+    kind, second, basis, fine, coarse, layout, formula, own_part, precision, stream = ctx.names
 
     def adjoint(of: str, part: str, added: Tensor | None) -> Tensor:
         names = (bases.ADJOINT[of], "", basis, fine, coarse, layout, formula, part, precision, stream)
         return plane_product(grad, added, None, times, None, ctx.t, *names)
 
+    if (
+        own_part == "second"
+    ):  # the adjoint of an adjoint; its x and E are one tensor, which gets the whole gradient here
+        return adjoint(kind, "second", grad), *(None,) * 15
     grad_x = adjoint(kind, "first", None) if ctx.needs_input_grad[0] else None
     grad_other = None
     if ctx.has_other and ctx.needs_input_grad[1]:
@@ -192,7 +202,7 @@ def _torch(
     second = product.tables(product.second, mode, x.device) if product.second else None
     per_sample = x.shape[1] * x.shape[2]
     given, added = _flat(x), None if other is None else _flat(other)
-    result = given.new_empty((len(given), *_plane(out)))
+    result = _flat(out)  # the memory of the output itself, unless its planes lie apart in it
     step = max(1, _CHUNK // (product.fine[0] * product.fine[1]))
     for start in range(0, len(given), step):
         planes = torch.arange(start, min(start + step, len(given)), device=x.device)
@@ -212,10 +222,11 @@ def _torch(
             more = exact.plane_product(spectrum, *second, mode == "exact").mul_(beta).add_(y)
             y = more if times is None else torch.where(torch.as_tensor(beta) == 0, y, more)
         y = y.mul_(alpha)
-        if extra is not None and not (times is None and gamma == 0):
+        if extra is not None and product.adds:
             y = y.add_(extra.permute(1, 0, 2).to(y.dtype) * gamma)
         result[part] = _canonical(y.add_(0.0), x.dtype).permute(1, 0, 2)
-    out.copy_(result.view(out.shape))
+    if result.data_ptr() != out.data_ptr():
+        out.copy_(result.view(out.shape))
 
 
 def _native(

@@ -377,10 +377,7 @@ def launch(
         "num_stages": 1,
         "enable_fp_fusion": False,
     }
-    masked, add = (
-        product.second == "synthesis",
-        product.formula in ("lift", "hold") and other is not None and product.part != "first",
-    )
+    masked, add = product.second == "synthesis", product.adds and other is not None
     bits = [product.bits(table) for table in (rows1, columns1, rows2, columns2)]
     t_pattern, ratio_pattern = struct.unpack("<2q", struct.pack("<2d", t, product.ratio))
     names = {"FORMULA": product.formula, "PART": product.part}
