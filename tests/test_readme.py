@@ -3,8 +3,11 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import spectral_kernels as sk
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,7 +26,13 @@ def test_there_is_an_example():
 def test_make_commands_exist():
     named = set(re.findall(r"^    make (\w+)", README, re.MULTILINE))
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {"test", "lint"} <= named <= targets
+    assert {"demo", "test", "lint", "bench", "gpu"} <= named <= targets
+
+
+def test_every_public_name_is_explained():
+    explained = set(re.findall(r"`(\w+)`", README))
+    public = {name for name in vars(sk) if not name.startswith("_") and not isinstance(vars(sk)[name], ModuleType)}
+    assert public - explained == set()
 
 
 def test_files_named_exist():

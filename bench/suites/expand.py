@@ -10,7 +10,7 @@ import spectral_kernels as sk
 from bench.case import Case, Provider
 from spectral_kernels import peers
 
-TESTS = ["tests/test_bits.py", "tests/test_golden.py"]
+TESTS = ["tests/test_bits.py", "tests/test_exact.py", "tests/test_expand.py", "tests/test_golden.py"]
 
 T = 0.35
 SEED = 7
