@@ -114,14 +114,18 @@ def transform(x: Planes, *, basis: str = "dct", inverse: bool = False, dtype: DT
     return rounded(both_sides(x, basis, "synthesis" if inverse else "analysis", size, size), dtype)
 
 
-def lift(z: Planes, v: Planes, t: Time, *, basis: str = "dct", dtype: DTypeLike = np.float32) -> Planes:
+def lift(
+    z: Planes, v: Planes, t: Time, *, basis: str = "dct", align: bool = True, dtype: DTypeLike = np.float32
+) -> Planes:
     """The velocity in full-resolution coordinates from the velocity `v` of the coarse model at coarse time `t`.
 
     v' = (z - r up(x0)) / t',   x0 = down(z) t / t' - t v
        = alpha (up(v) - gamma lowpass(z)) + gamma z,   alpha = 1 + (r - 1) t,  gamma = 1 / t'
+
+    Without alignment t' = t and alpha = 1.
     """
     fine, coarse = plane_size(z), plane_size(v)
-    ratio = resolution_ratio(fine, coarse)
+    ratio = resolution_ratio(fine, coarse) if align else 1.0
     times = across_planes(t, z)
     alpha, gamma = 1.0 + (ratio - 1.0) * times, 1.0 / align_time(times, ratio)[0]
     low = both_sides(z, basis, "lowpass", fine, coarse)
