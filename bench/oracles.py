@@ -120,14 +120,14 @@ class LocalPosteriorMean:
         return (z - self.clean(z, t)) / t
 
 
-def photograph_crops(count: int, side: int, seed: int = 0) -> Tensor:
+def photograph_crops(count: int, side: int, seed: int = 0, names: tuple[str, ...] = PHOTOGRAPHS) -> Tensor:
     """Grey crops [count, 1, side, side] of photographs at several scales, standard deviation about 0.7 as FLUX latents.
 
     Areas of 2 to 8 pixels are averaged; flat crops are passed over.
     """
     import skimage.data
 
-    pictures = [getattr(skimage.data, name)() for name in PHOTOGRAPHS]
+    pictures = [getattr(skimage.data, name)() for name in names]
     grey = [(p[..., :3].mean(-1) if p.ndim == 3 else p).astype(np.float32) / 127.5 - 1 for p in pictures]
     rng, crops = np.random.default_rng(seed), []
     while len(crops) < count:
