@@ -87,6 +87,16 @@ def test_the_model_sees_the_plan(schedule, run):
     assert [t for _, t in calls] == pytest.approx(made.sigmas[:-1], rel=1e-14)
 
 
+@pytest.mark.parametrize("basis", ["dct", "fft"])
+@pytest.mark.parametrize("run", [progressive, full_resolution])
+def test_bases_expand_white_noise_to_white_noise(basis, run):
+    """With data of no power the velocity is z / t and states stay t * noise: a run from one noise returns that noise
+    at the last level, whatever the basis, if its expansions fill exactly what its truncations took away."""
+    made, z = plan(sizes=[(4, 6), (8, 9), SIZE], sigmas=[*flux_sigmas(40)[:-1], 0.01]), noise()
+    x = run(lambda x, t: x / t, made, z, basis=basis)
+    torch.testing.assert_close(x, 0.01 * z, rtol=0, atol=1e-12)
+
+
 def test_seeds_are_the_noise_inside_expansion():
     """A run from `initial_noise(seed)` is the run whose expansions draw their noise by that seed."""
     made = plan()

@@ -3,14 +3,20 @@
 
 from torch import Tensor
 
-from spectral_kernels.expand import dct_expand, dct_truncate, spectral_lift
+from spectral_kernels.expand import dct_expand, dct_truncate, fft_expand, fft_truncate, spectral_lift
 from spectral_kernels.flow.solvers import Solver, Velocity, euler
 from spectral_kernels.noise import normal
 from spectral_kernels.schedule import ResolutionSchedule, Size, Stage, align_time
-from spectral_kernels.transforms import dctn, idctn
+from spectral_kernels.transforms import _transform, dctn, idctn
+
+
+def fourier(x: Tensor) -> Tensor:
+    """The real orthonormal Fourier spectrum, constant first, ascending."""
+    return _transform("fft_expand", "fft", "analysis", x, (-2, -1), "exact")
+
 
 # Expansion, truncation, and the spectrum that the expansion's noise is given in.
-BASES = {"dct": (dct_expand, dct_truncate, dctn)}
+BASES = {"dct": (dct_expand, dct_truncate, dctn), "fft": (fft_expand, fft_truncate, fourier)}
 
 
 def initial_noise(shape: tuple[int, ...], seed: int, **options) -> Tensor:
@@ -41,7 +47,7 @@ def progressive(
     noise : [n, c, H, W], white, full size: the first stage starts from its low band, and each expansion fills its new
         frequencies from the same noise, so the result can be compared with the plain run `solver(velocity, noise, ...)`
     solver : `euler`, `heun`, or of your own; it starts anew at each stage, as multi-step solvers must
-    basis : "dct"
+    basis : "dct" or "fft"
 
     Returns
     -------
