@@ -20,6 +20,10 @@ from spectral_kernels.layouts import Patches as Patches
 from spectral_kernels.layouts import Planes as Planes
 from spectral_kernels.layouts import Tokens as Tokens
 from spectral_kernels.noise import normal as normal
+from spectral_kernels.pyramid import NoisyLevels as NoisyLevels
+from spectral_kernels.pyramid import laplacian_pyramid as laplacian_pyramid
+from spectral_kernels.pyramid import laplacian_reconstruct as laplacian_reconstruct
+from spectral_kernels.pyramid import noise_levels as noise_levels
 from spectral_kernels.schedule import ResolutionSchedule as ResolutionSchedule
 from spectral_kernels.schedule import Stage as Stage
 from spectral_kernels.schedule import activation_time as activation_time

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pyramids: an image as a coarse level and details, coarse first, and their noise; float64 sums in a stated order.
+
+    coarse = down(x)                detail = x - up(coarse)                x again = up(coarse) + detail
+
+Every level is stored in the type of the input, and the next one is made from what was stored. All arithmetic is
+float64, each operation rounded once, in the order written here, + 0 at the end (a zero is positive), then rounded to
+float32 and to the type. A NaN is the quiet NaN and stays with the pixels that are computed from it.
+
+Results are float32 arrays that hold values of the type, so that bfloat16, which NumPy does not have, needs no other
+rule.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reference import expand
+from reference.noise import normal
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Size = tuple[int, int]
+
+
+def stored(y: NDArray[np.floating], dtype: str = "float32") -> Floats:
+    """float64 -> float32 -> dtype, to nearest even, as float32; every NaN the quiet one, a zero positive."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = (y + 0.0).astype(np.float32)
+        if dtype == "float16":
+            single = single.astype(np.float16).astype(np.float32)
+        elif dtype == "bfloat16":
+            bits = single.view(np.uint32)
+            bits = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+            single = np.where(np.isnan(single), single, bits.view(np.float32))
+        return np.where(np.isnan(single), np.float32(np.nan), single)
+
+
+def halved(size: Size, levels: int) -> list[Size]:
+    """Sizes of `levels` levels, coarse first; every side is half the next one's, rounded up."""
+    sizes = [size]
+    while len(sizes) < levels:
+        sizes.insert(0, (-(-sizes[0][0] // 2), -(-sizes[0][1] // 2)))
+    return sizes
+
+
+def area_down(x: NDArray[np.floating], size: Size) -> Doubles:
+    """Mean of each block of f x g pixels, f = ceil(H / h); the last blocks of a side may be smaller.
+
+    Within a block: the rows of each column from the top, then the columns from the left, then one division by the
+    number of pixels.
+    """
+    (H, W), (h, w) = x.shape[-2:], size
+    f, g = -(-H // h), -(-W // w)
+    padded = np.zeros((*x.shape[:-2], h * f, w * g))
+    padded[..., :H, :W] = x
+    blocks = padded.reshape(*x.shape[:-2], h, f, w, g)
+    columns = blocks[..., 0, :, :]
+    with np.errstate(invalid="ignore"):
+        for a in range(1, f):
+            columns = columns + blocks[..., a, :, :]
+        total = columns[..., 0]
+        for b in range(1, g):
+            total = total + columns[..., b]
+    rows_in = np.minimum(f, H - f * np.arange(h))
+    columns_in = np.minimum(g, W - g * np.arange(w))
+    return total / np.outer(rows_in, columns_in)
+
+
+def area_up(x: NDArray[np.floating], size: Size) -> Doubles:
+    """Nearest: each pixel becomes its block."""
+    (h, w), (H, W) = x.shape[-2:], size
+    rows, columns = np.arange(H) // -(-H // h), np.arange(W) // -(-W // w)
+    return x[..., rows[:, None], columns].astype(np.float64)
+
+
+def bilinear(x: NDArray[np.floating], size: Size) -> Doubles:
+    """Linear interpolation at pixel centres, up or down, without a low-pass; the edge pixels extend outwards.
+
+    Pixel i of n reads position ((2 i + 1) m - n) / (2 n) of m, as a whole number and a fraction f of integers, f
+    divided in float64: (1 - f) x[left] + f x[right], rows first.
+    """
+
+    def points(m: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Doubles]:
+        position = np.maximum((2 * np.arange(n) + 1) * m - n, 0)
+        left = position // (2 * n)
+        return left, np.minimum(left + 1, m - 1), (position % (2 * n)) / (2.0 * n)
+
+    top, bottom, f = points(x.shape[-2], size[0])
+    left, right, g = points(x.shape[-1], size[1])
+    wide = x.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        rows = (1.0 - f)[:, None] * wide[..., top, :] + f[:, None] * wide[..., bottom, :]
+        return (1.0 - g) * rows[..., left] + g * rows[..., right]
+
+
+def dct_down(x: NDArray[np.floating], size: Size) -> Doubles:
+    """Truncation of the cosine spectrum with the mean kept, `expand.truncate`."""
+    return expand.truncate(x.astype(np.float32), size).astype(np.float64)
+
+
+def dct_up(x: NDArray[np.floating], size: Size) -> Doubles:
+    """Expansion without noise, `expand.expand` at t = 0."""
+    return expand.expand(x.astype(np.float32), size, 0.0)[0].astype(np.float64)
+
+
+DOWN = {"area": area_down, "bilinear": bilinear, "dct": dct_down}
+UP = {"area": area_up, "bilinear": bilinear, "dct": dct_up}
+
+
+def up_sampled(coarse: Floats, size: Size, resample: str, dtype: str) -> NDArray[np.floating]:
+    """up(coarse); from the cosine basis it comes out as a stored image, from the others in float64."""
+    fine = UP[resample](coarse, size)
+    return stored(fine, dtype) if resample == "dct" else fine
+
+
+def pyramid(x: Floats, sizes: list[Size], resample: str = "area", dtype: str = "float32") -> list[Floats]:
+    """[coarse, detail, ..., detail] of sizes in ascending order, the last one that of `x` [..., H, W]."""
+    levels, fine = [], x.astype(np.float32)
+    for size in sizes[-2::-1]:
+        coarse = stored(DOWN[resample](fine, size), dtype)
+        with np.errstate(invalid="ignore"):
+            detail = fine - up_sampled(coarse, fine.shape[-2:], resample, dtype).astype(np.float64)
+        levels.insert(0, stored(detail, dtype))
+        fine = coarse
+    return [stored(fine, dtype), *levels]
+
+
+def reconstruct(levels: list[Floats], resample: str = "area", dtype: str = "float32") -> Floats:
+    """up(coarse) + detail from level to level; the first levels alone give the preview at their size."""
+    fine = stored(levels[0], dtype)
+    for detail in levels[1:]:
+        with np.errstate(invalid="ignore"):
+            total = up_sampled(fine, detail.shape[-2:], resample, dtype).astype(np.float64) + detail
+        fine = stored(total, dtype)
+    return fine
+
+
+def noise_levels(levels, times, seed, *, mask=None, stream=0, dtype="float32"):
+    """Each level of each sample at its own time: (noisy levels, velocities).
+
+        z = (1 - t) x + t e + 0,   v = e - x + 0        e = normal(shape of the level, seed, stream + level)
+
+    `times` [B, levels] float64; where `mask` [B, levels] is False, z = 0 (what the model must not see), v stays.
+    """
+    noisy, velocities = [], []
+    for s, x in enumerate(levels):
+        e = normal(x.shape, seed, stream + s).astype(np.float64)
+        across = (slice(None), s) + (None,) * (x.ndim - 1)
+        t = np.asarray(times, np.float64)[across]
+        with np.errstate(invalid="ignore"):
+            z = stored((1.0 - t) * x + t * e, dtype)
+            velocities.append(stored(e - x, dtype))
+        noisy.append(z if mask is None else np.where(np.asarray(mask)[across], z, np.float32(0)))
+    return noisy, velocities

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pyramids in Triton: one pass per level, down or up, and one launch that noises all levels at their own times.
+
+Sums run in the order of reference/pyramid.py in float64; fusion is off, so tiles change speed and no bit.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from spectral_kernels.kernels.noise import normal_quad, sample_seed
+from spectral_kernels.kernels.planes import element, plane_offset
+from spectral_kernels.kernels.rounding import round_to, widen
+
+# Fine pixels of one program; two float64 temporaries of it stay in the registers of four warps.
+TILE_ROWS, TILE_COLUMNS = 8, 128
+
+
+@triton.jit
+def narrow(y, DTYPE: tl.constexpr):
+    """float64 -> float32 -> DTYPE with a positive zero; float64 stays."""
+    y = y + 0.0
+    if DTYPE != tl.float64:
+        y = round_to(y.to(tl.float32), DTYPE)
+    return y
+
+
+@triton.jit
+def load_wide(p_plane, o_row, o_column, strides, mask):
+    return widen(tl.load(p_plane + element(o_row, o_column, strides, 1), mask=mask, other=0.0)).to(tl.float64)
+
+
+@triton.jit
+def block_mean(p_x, o_row, o_column, size, coarse_size, strides, mask, F: tl.constexpr, G: tl.constexpr):
+    """Mean of the block of each coarse pixel: rows of a column first, then columns, one division."""
+    total = tl.zeros(mask.shape, tl.float64)
+    for b in tl.static_range(G):
+        column = o_column * G + b
+        m_column = mask & (column < size[1])
+        down = load_wide(p_x, o_row * F, column, strides, m_column)
+        for a in tl.static_range(1, F):
+            row = o_row * F + a
+            down = down + load_wide(p_x, row, column, strides, m_column & (row < size[0]))
+        total = down if b == 0 else total + down
+    rows_in = tl.minimum(size[0] - o_row * F, F)
+    columns_in = tl.minimum(size[1] - o_column * G, G)
+    return total / tl.maximum(rows_in * columns_in, 1).to(tl.float64)
+
+
+@triton.jit
+def point(o_out, given, out):
+    """Which two of `given` pixels an output pixel reads, and the weight of the second."""
+    position = tl.maximum((2 * o_out + 1) * given - out, 0)
+    left = position // (2 * out)
+    weight = (position % (2 * out)).to(tl.float64) / (2 * out).to(tl.float64)
+    return left, tl.minimum(left + 1, given - 1), weight
+
+
+@triton.jit
+def interpolated(p_x, o_row, o_column, given, out, strides, mask):
+    """Linear interpolation of a stored plane."""
+    top, bottom, f = point(o_row, given[0], out[0])
+    left, right, g = point(o_column, given[1], out[1])
+    first = (1.0 - f) * load_wide(p_x, top, left, strides, mask) + f * load_wide(p_x, bottom, left, strides, mask)
+    second = (1.0 - f) * load_wide(p_x, top, right, strides, mask) + f * load_wide(p_x, bottom, right, strides, mask)
+    return (1.0 - g) * first + g * second
+
+
+@triton.jit
+def coarse_value(p_x, o_row, o_column, fine, coarse, strides, mask, DTYPE: tl.constexpr):
+    """A coarse pixel as it will be stored, computed from the fine plane."""
+    y = narrow(interpolated(p_x, o_row, o_column, fine, coarse, strides, mask), DTYPE)
+    return widen(y).to(tl.float64)
+
+
+@triton.jit
+def split_kernel(
+    x, coarse, detail, x_strides, coarse_strides, detail_strides, size, coarse_size, per_sample, c2,
+    F: tl.constexpr, G: tl.constexpr, AREA: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """One level down; program (plane, tile). The tile counts coarse pixels for "area", fine ones for "bilinear"."""
+    DTYPE: tl.constexpr = x.dtype.element_ty
+    tiles = tl.cdiv(coarse_size[1] if AREA else size[1], COLUMNS)
+    i_plane = tl.program_id(0).to(tl.int64)
+    i_tile = tl.program_id(1)
+    o_row = (i_tile // tiles * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    o_column = (i_tile % tiles * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
+    p_x = x + plane_offset(i_plane, per_sample, c2, x_strides)
+    p_coarse = coarse + plane_offset(i_plane, per_sample, c2, coarse_strides)
+    p_detail = detail + plane_offset(i_plane, per_sample, c2, detail_strides)
+    m_coarse = (o_row < coarse_size[0]) & (o_column < coarse_size[1])
+    if AREA:
+        mean = narrow(block_mean(p_x, o_row, o_column, size, coarse_size, x_strides, m_coarse, F, G), DTYPE)
+        tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), mean, mask=m_coarse)
+        wide = widen(mean).to(tl.float64)
+        for a in tl.static_range(F):
+            for b in tl.static_range(G):
+                row, column = o_row * F + a, o_column * G + b
+                mask = m_coarse & (row < size[0]) & (column < size[1])
+                rest = load_wide(p_x, row, column, x_strides, mask) - wide
+                tl.store(p_detail + element(row, column, detail_strides, 1), narrow(rest, DTYPE), mask=mask)
+    else:
+        if (i_tile // tiles * ROWS < coarse_size[0]) & (i_tile % tiles * COLUMNS < coarse_size[1]):
+            low = narrow(interpolated(p_x, o_row, o_column, size, coarse_size, x_strides, m_coarse), DTYPE)
+            tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), low, mask=m_coarse)
+        mask = (o_row < size[0]) & (o_column < size[1])
+        top, bottom, f = point(o_row, coarse_size[0], size[0])
+        left, right, g = point(o_column, coarse_size[1], size[1])
+        first = (1.0 - f) * coarse_value(p_x, top, left, size, coarse_size, x_strides, mask, DTYPE)
+        first = first + f * coarse_value(p_x, bottom, left, size, coarse_size, x_strides, mask, DTYPE)
+        second = (1.0 - f) * coarse_value(p_x, top, right, size, coarse_size, x_strides, mask, DTYPE)
+        second = second + f * coarse_value(p_x, bottom, right, size, coarse_size, x_strides, mask, DTYPE)
+        rest = load_wide(p_x, o_row, o_column, x_strides, mask) - ((1.0 - g) * first + g * second)
+        tl.store(p_detail + element(o_row, o_column, detail_strides, 1), narrow(rest, DTYPE), mask=mask)
+
+
+@triton.jit
+def merge_kernel(
+    coarse, detail, out, coarse_strides, detail_strides, out_strides, size, coarse_size, per_sample, c2,
+    F: tl.constexpr, G: tl.constexpr, AREA: tl.constexpr, SUBTRACT: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """detail +- up(coarse); program (plane, tile of fine pixels)."""
+    tiles = tl.cdiv(size[1], COLUMNS)
+    i_plane = tl.program_id(0).to(tl.int64)
+    i_tile = tl.program_id(1)
+    o_row = (i_tile // tiles * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    o_column = (i_tile % tiles * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
+    mask = (o_row < size[0]) & (o_column < size[1])
+    p_coarse = coarse + plane_offset(i_plane, per_sample, c2, coarse_strides)
+    if AREA:
+        up = load_wide(p_coarse, o_row // F, o_column // G, coarse_strides, mask)
+    else:
+        up = interpolated(p_coarse, o_row, o_column, coarse_size, size, coarse_strides, mask)
+    p_detail = detail + plane_offset(i_plane, per_sample, c2, detail_strides)
+    rest = load_wide(p_detail, o_row, o_column, detail_strides, mask)
+    y = rest - up if SUBTRACT else up + rest
+    p_out = out + plane_offset(i_plane, per_sample, c2, out_strides)
+    tl.store(p_out + element(o_row, o_column, out_strides, 1), narrow(y, out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["base_seed", "stream"])
+def noise_kernel(
+    sources, noisy, velocities, times, mask, seeds, base_seed: "i64", stream: "i64",
+    source_strides, target_strides, sizes, planes, first_tile,
+    LEVELS: tl.constexpr, PATCHES: tl.constexpr, MASK: tl.constexpr, SEEDS: tl.constexpr,
+    QUADS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """All levels: a program does 4 QUADS rows x COLUMNS columns of one plane of one level.
+
+    `sizes` holds height and width of each level, `planes` (planes per sample, c2), strides seven numbers a level.
+    """
+    i_program = tl.program_id(0).to(tl.int64)
+    for level in tl.static_range(LEVELS):
+        if (i_program >= first_tile[level]) & (i_program < first_tile[level + 1]):
+            height, width = sizes[2 * level], sizes[2 * level + 1]
+            per_sample, c2 = planes[2 * level], planes[2 * level + 1]
+            column_tiles = tl.cdiv(width, COLUMNS)
+            tiles = column_tiles * tl.cdiv(height, 4 * QUADS)
+            i_tile = i_program - first_tile[level]
+            i_plane = i_tile // tiles
+            i_sample = i_plane // per_sample
+            o_column = (i_tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+            o_quad = (i_tile % tiles // column_tiles * QUADS + tl.arange(0, QUADS))[:, None]
+            seed = sample_seed(base_seed, seeds, i_sample, SEEDS)
+            quads = normal_quad(seed, stream + level, i_plane % per_sample, o_quad, o_column)
+            t = tl.load(times + i_sample * LEVELS + level)
+            DTYPE: tl.constexpr = noisy[level].dtype.element_ty
+            # Seven strides from the level's place in the flat tuple.
+            s0, s1, s2 = source_strides[7 * level], source_strides[7 * level + 1], source_strides[7 * level + 2]
+            s3, s4 = source_strides[7 * level + 3], source_strides[7 * level + 5]
+            d0, d1, d2 = target_strides[7 * level], target_strides[7 * level + 1], target_strides[7 * level + 2]
+            d3, d4 = target_strides[7 * level + 3], target_strides[7 * level + 4]
+            d5, d6 = target_strides[7 * level + 5], target_strides[7 * level + 6]
+            i_in = i_plane % per_sample
+            source = sources[level] + i_sample * s0 + (i_in // c2) * s1 + (i_in % c2) * s2
+            target = i_sample * d0 + (i_in // c2) * d1 + (i_in % c2) * d2
+            for word in tl.static_range(4):
+                o_row = (4 * o_quad + word).to(tl.int64)
+                inside = (o_row < height) & (o_column < width)
+                x = widen(tl.load(source + o_row * s3 + o_column * s4, mask=inside, other=0.0)).to(tl.float64)
+                e = quads[word].to(tl.float64)
+                z = narrow((1.0 - t) * x + t * e, DTYPE)
+                if MASK:
+                    z = tl.where(tl.load(mask + i_sample * LEVELS + level) != 0, z, tl.zeros_like(z))
+                P: tl.constexpr = PATCHES[level]
+                at = target + (o_row // P) * d3 + (o_row % P) * d4 + (o_column // P) * d5 + (o_column % P) * d6
+                tl.store(noisy[level] + at, z, mask=inside)
+                tl.store(velocities[level] + at, narrow(e - x, DTYPE), mask=inside)
+
+
+def _plane(view: Tensor) -> tuple[int, int]:
+    return view.shape[3] * view.shape[4], view.shape[5] * view.shape[6]
+
+
+def _factors(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, int]:
+    return -(-fine[0] // coarse[0]), -(-fine[1] // coarse[1])
+
+
+def _tile(size: tuple[int, int]) -> tuple[int, int]:
+    columns = min(TILE_COLUMNS, triton.next_power_of_2(size[1]))
+    return min(TILE_ROWS * TILE_COLUMNS // columns, triton.next_power_of_2(size[0])), columns
+
+
+def split(x: Tensor, coarse: Tensor, detail: Tensor, resample: str, tile: tuple[int, int] | None = None) -> None:
+    """One level down on views [B, C1, C2, h, 1, w, 1]; `tile` overrides rows and columns of a program."""
+    fine_size, coarse_size = _plane(x), _plane(coarse)
+    area = resample == "area"
+    f, g = _factors(fine_size, coarse_size)
+    counted = coarse_size if area else fine_size
+    rows, columns = tile or _tile(counted)
+    tiles = triton.cdiv(counted[0], rows) * triton.cdiv(counted[1], columns)
+    with torch.cuda.device_of(x):
+        split_kernel[(x.shape[0] * x.shape[1] * x.shape[2], tiles)](
+            x, coarse, detail, x.stride(), coarse.stride(), detail.stride(), fine_size, coarse_size,
+            x.shape[1] * x.shape[2], x.shape[2],
+            F=f, G=g, AREA=area, ROWS=rows, COLUMNS=columns, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def merge(
+    coarse: Tensor, detail: Tensor, out: Tensor, resample: str, subtract: bool, tile: tuple[int, int] | None = None
+) -> None:
+    """One level up on views [B, C1, C2, h, 1, w, 1]; with "none" both have the same size."""
+    size, coarse_size = _plane(out), _plane(coarse)
+    f, g = _factors(size, coarse_size)
+    rows, columns = tile or _tile(size)
+    tiles = triton.cdiv(size[0], rows) * triton.cdiv(size[1], columns)
+    with torch.cuda.device_of(out):
+        merge_kernel[(out.shape[0] * out.shape[1] * out.shape[2], tiles)](
+            coarse, detail, out, coarse.stride(), detail.stride(), out.stride(), size, coarse_size,
+            out.shape[1] * out.shape[2], out.shape[2],
+            F=f, G=g, AREA=resample != "bilinear", SUBTRACT=subtract, ROWS=rows, COLUMNS=columns,
+            num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def noise_levels(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    times: Tensor,
+    mask: Tensor | None,
+    seeds: Tensor | None,
+    base_seed: int | None,
+    stream: int,
+) -> None:
+    """One launch for all levels; `targets` are the noisy levels, then the velocities, as views of their layouts."""
+    count = len(sources)
+    sizes = [_plane(view) for view in sources]
+    columns = min(128, triton.next_power_of_2(max(width for _, width in sizes)))
+    quads = min(256 // columns, triton.next_power_of_2(max(triton.cdiv(height, 4) for height, _ in sizes)))
+    first_tile = [0]
+    for view, (height, width) in zip(sources, sizes, strict=True):
+        tiles = triton.cdiv(width, columns) * triton.cdiv(height, 4 * quads)
+        first_tile.append(first_tile[-1] + view.shape[0] * view.shape[1] * view.shape[2] * tiles)
+    with torch.cuda.device_of(sources[0]):
+        noise_kernel[(first_tile[-1],)](
+            tuple(sources), tuple(targets[:count]), tuple(targets[count:]), times.contiguous(),
+            times if mask is None else mask.contiguous().view(torch.uint8),
+            times if seeds is None else seeds, 0 if base_seed is None else base_seed, stream,
+            tuple(stride for view in sources for stride in view.stride()),
+            tuple(stride for view in targets[:count] for stride in view.stride()),
+            tuple(side for size in sizes for side in size),
+            tuple(number for view in sources for number in (view.shape[1] * view.shape[2], view.shape[2])),
+            tuple(first_tile),
+            LEVELS=count, PATCHES=tuple(view.shape[4] for view in targets[:count]), MASK=mask is not None,
+            SEEDS=seeds is not None, QUADS=quads, COLUMNS=columns, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
