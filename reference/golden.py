@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reference import forecast, noise
+from reference import forecast, noise, pyramid
 
 FOLDER = Path(__file__).parents[1] / "spectral_kernels" / "golden"
 Row = dict[str, Any]
@@ -91,7 +91,49 @@ def forecast_rows() -> list[Row]:
     return rows
 
 
-FILES: dict[str, Callable[[], list[Row]]] = {"noise.json": noise_rows, "forecast.json": forecast_rows}
+def pyramid_rows() -> list[Row]:
+    """The image is the noise of seed 7 on its grid 2^-17, rounded to the dtype; the digest is of one level, or of one
+    noisy level or velocity of the whole pyramid."""
+    cases: list[tuple[list[int], int, str, str]] = [
+        # shape, levels, resample, dtype
+        ([2, 3, 13, 18], 3, "area", "float32"),  # odd sides
+        ([1, 64, 130], 2, "area", "bfloat16"),
+        ([2, 3, 13, 18], 3, "bilinear", "float32"),
+        ([1, 33, 20], 2, "bilinear", "float16"),
+        ([1, 13, 18], 2, "dct", "bfloat16"),
+    ]
+    rows: list[Row] = []
+    for shape, levels, resample, dtype in cases:
+        x = pyramid.stored(noise.normal(shape, 7).astype(np.float64), dtype)
+        found = pyramid.pyramid(x, pyramid.halved((shape[-2], shape[-1]), levels), resample, dtype)
+        given = {"shape": shape, "levels": levels, "resample": resample, "dtype": dtype}
+        for level in range(levels):
+            rows.append(
+                {"op": "laplacian_pyramid", **given, "level": level, "sha256": digest(packed(found[level], dtype))}
+            )
+        again = pyramid.reconstruct(found, resample, dtype)
+        rows.append({"op": "laplacian_reconstruct", **given, "sha256": digest(packed(again, dtype))})
+        if len(shape) == 4 and resample == "area":
+            times = [[0.25, 0.9, 1.0], [0.0, 0.3, 0.7]]
+            noisy, velocities = pyramid.noise_levels(found, times, 2**40, dtype=dtype)
+            for part, result in [("noisy", noisy), ("velocities", velocities)]:
+                more = {"times": times, "seed": 2**40, "part": part, "level": 2}
+                rows.append({"op": "noise_levels", **given, **more, "sha256": digest(packed(result[2], dtype))})
+    return rows
+
+
+def packed(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 values of a type as that type; bfloat16 as its bits."""
+    if dtype == "bfloat16":
+        return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    return values.astype(dtype)
+
+
+FILES: dict[str, Callable[[], list[Row]]] = {
+    "noise.json": noise_rows,
+    "forecast.json": forecast_rows,
+    "pyramid.json": pyramid_rows,
+}
 
 
 def text(rows: list[Row]) -> str:

@@ -11,8 +11,10 @@ Results are float32 arrays that hold values of the type, so that bfloat16, which
 rule.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from reference import expand
 from reference.noise import normal
@@ -115,7 +117,8 @@ def up_sampled(coarse: Floats, size: Size, resample: str, dtype: str) -> NDArray
 
 def pyramid(x: Floats, sizes: list[Size], resample: str = "area", dtype: str = "float32") -> list[Floats]:
     """[coarse, detail, ..., detail] of sizes in ascending order, the last one that of `x` [..., H, W]."""
-    levels, fine = [], x.astype(np.float32)
+    levels: list[Floats] = []
+    fine = x.astype(np.float32)
     for size in sizes[-2::-1]:
         coarse = stored(DOWN[resample](fine, size), dtype)
         with np.errstate(invalid="ignore"):
@@ -135,20 +138,30 @@ def reconstruct(levels: list[Floats], resample: str = "area", dtype: str = "floa
     return fine
 
 
-def noise_levels(levels, times, seed, *, mask=None, stream=0, dtype="float32"):
+def noise_levels(
+    levels: Sequence[Floats],
+    times: ArrayLike,
+    seed: int | Sequence[int],
+    *,
+    mask: ArrayLike | None = None,
+    stream: int = 0,
+    dtype: str = "float32",
+) -> tuple[list[Floats], list[Floats]]:
     """Each level of each sample at its own time: (noisy levels, velocities).
 
         z = (1 - t) x + t e + 0,   v = e - x + 0        e = normal(shape of the level, seed, stream + level)
 
     `times` [B, levels] float64; where `mask` [B, levels] is False, z = 0 (what the model must not see), v stays.
     """
-    noisy, velocities = [], []
+    noisy: list[Floats] = []
+    velocities: list[Floats] = []
     for s, x in enumerate(levels):
         e = normal(x.shape, seed, stream + s).astype(np.float64)
-        across = (slice(None), s) + (None,) * (x.ndim - 1)
-        t = np.asarray(times, np.float64)[across]
+        across = (-1, *(1,) * (x.ndim - 1))
+        t = np.asarray(times, np.float64)[:, s].reshape(across)
         with np.errstate(invalid="ignore"):
             z = stored((1.0 - t) * x + t * e, dtype)
             velocities.append(stored(e - x, dtype))
-        noisy.append(z if mask is None else np.where(np.asarray(mask)[across], z, np.float32(0)))
+        shown = np.ones_like(t, bool) if mask is None else np.asarray(mask, bool)[:, s].reshape(across)
+        noisy.append(np.where(shown, z, np.float32(0)))
     return noisy, velocities

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from spectral_kernels import dispatch, normal
+from spectral_kernels import dispatch, laplacian_pyramid, laplacian_reconstruct, noise_levels, normal
 from spectral_kernels import weights as makers
 from spectral_kernels.forecaster import Forecaster
 
@@ -91,5 +91,33 @@ def _forecast(
     return forecaster.predict(targets)
 
 
+def _pyramid(
+    shape: list[int], levels: int, resample: str, dtype: str, device: torch.device, level: int | None = None
+) -> Tensor:
+    found = laplacian_pyramid(normal(shape, 7, dtype=getattr(torch, dtype), device=device), levels, resample)
+    return laplacian_reconstruct(found, resample) if level is None else found[level]
+
+
+def _noise_levels(
+    shape: list[int],
+    levels: int,
+    resample: str,
+    dtype: str,
+    times: list[list[float]],
+    seed: int,
+    part: str,
+    level: int,
+    device: torch.device,
+) -> Tensor:
+    found = [_pyramid(shape, levels, resample, dtype, device, k) for k in range(levels)]
+    return getattr(noise_levels(found, times, seed), part)[level]
+
+
 # How a row's arguments become a call; the row's "op" is the key.
-OPS: dict[str, Callable[..., Tensor]] = {"normal": _normal, "forecast": _forecast}
+OPS: dict[str, Callable[..., Tensor]] = {
+    "normal": _normal,
+    "forecast": _forecast,
+    "laplacian_pyramid": _pyramid,
+    "laplacian_reconstruct": _pyramid,
+    "noise_levels": _noise_levels,
+}

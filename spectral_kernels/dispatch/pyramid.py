@@ -27,8 +27,7 @@ def split(x: Tensor, size: Sequence[int], resample: str) -> tuple[Tensor, Tensor
     if choose(x) == "triton":
         from spectral_kernels.kernels import pyramid as kernels
 
-        views = [layouts.view(*pair) for pair in ((x, "planes", x.shape[-2:]), (coarse, "planes", size))]
-        kernels.split(*views, layouts.view(detail, "planes", x.shape[-2:]), resample)
+        kernels.split(_view(x), _view(coarse), _view(detail), resample)
         return coarse, detail
     planes, low, high = (_planes(tensor) for tensor in (x, coarse, detail))
     for part in _chunks(planes):
@@ -72,8 +71,7 @@ def merge(coarse: Tensor, detail: Tensor, resample: str, subtract: bool) -> Tens
     if choose(detail) == "triton":
         from spectral_kernels.kernels import pyramid as kernels
 
-        views = [layouts.view(tensor, "planes", tensor.shape[-2:]) for tensor in (coarse, detail, out)]
-        kernels.merge(*views, resample, subtract)
+        kernels.merge(_view(coarse), _view(detail), _view(out), resample, subtract)
         return out
     low, high, result = (_planes(tensor) for tensor in (coarse, detail, out))
     for part in _chunks(high):
@@ -130,7 +128,7 @@ def noise_levels(
         return out
     layout = names.split(",")
     targets = [layouts.view(y, layout[i % len(levels)], levels[i % len(levels)].shape[-2:]) for i, y in enumerate(out)]
-    sources = [layouts.view(x, "planes", x.shape[-2:]) for x in levels]
+    sources = [_view(x) for x in levels]
     if choose(levels[0]) == "triton":
         from spectral_kernels.kernels import pyramid as kernels
 
@@ -189,6 +187,10 @@ noise_levels.register_autograd(_noise_backward, setup_context=_noise_setup)
 
 
 # ---------------------------------------------------------------- PyTorch backend
+
+
+def _view(x: Tensor) -> Tensor:
+    return layouts.view(x, "planes", x.shape[-2:])
 
 
 def _planes(x: Tensor) -> Tensor:
@@ -306,8 +308,8 @@ def _noise_level(
     for part in _chunks(planes):
         index = torch.arange(part.start, min(part.stop, len(planes)), device=x.device)
         sample = index // per_sample
-        seed = base_seed + sample if seeds is None else seeds[sample]
-        e = deviates_of_planes(seed, index - sample * per_sample, *x.shape[-2:], stream).to(torch.float64)
+        seed = sample + (base_seed or 0) if seeds is None else seeds[sample]
+        e = deviates_of_planes(seed, index - sample * per_sample, x.shape[-2], x.shape[-1], stream).to(torch.float64)
         t = times[sample, None, None]
         given = planes[part].to(torch.float64)
         noisy = _stored((1.0 - t) * given + t * e, x.dtype)
@@ -316,4 +318,4 @@ def _noise_level(
         results[0][part] = noisy
         results[1][part] = _stored(e - given, x.dtype)
     for target, result in zip(targets, results, strict=True):
-        target.copy_(layouts.view(result.view(x.shape), "planes", x.shape[-2:]).reshape(target.shape))
+        target.copy_(_view(result.view(x.shape)).reshape(target.shape))
