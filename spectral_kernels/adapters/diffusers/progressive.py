@@ -208,7 +208,7 @@ class Progressive(Handle):
         before, after = state[:, :0], state[:, :0]
         channel = 1 if facts.layout is None else 2
         if facts.layout is not None:
-            tokens = state.shape[1] if facts.frames else _tokens(facts, fine)
+            tokens = state.shape[1] if facts.frames else tokens_of(facts, fine)
             start = state.shape[1] - tokens if facts.text_first else 0
             before, state, after = state.split([start, tokens, state.shape[1] - start - tokens], dim=1)
         own = _state_channels(facts, module, state.shape[channel])
@@ -242,8 +242,8 @@ class Progressive(Handle):
     def _lift(self, run: Run, step: Step, velocity: Tensor, sample: Tensor) -> Tensor:
         dtype, facts = velocity.dtype, run.facts
         if facts.layout is not None:
-            frames = sample.shape[1] // _tokens(facts, run.fine)
-            velocity = velocity[:, : frames * _tokens(facts, step.size)]
+            frames = sample.shape[1] // tokens_of(facts, run.fine)
+            velocity = velocity[:, : frames * tokens_of(facts, step.size)]
         v, layout = _frames(facts, velocity.to(sample.dtype), step.size)
         z, _ = _frames(facts, sample, run.fine)
         options = {"basis": self.config.basis, "layout": layout, "precision": self.config.precision}
@@ -260,11 +260,10 @@ class Progressive(Handle):
                 'schedule; use schedule="matched" or strength = 1'
             )
         fine = facts.grid(arguments)
-        sizes = stage_sizes(fine, config.scales, multiple=facts.multiple)
         # Solvers of second order list a level twice; stages are made of different ones.
         sigmas = scheduler.sigmas.double().tolist()
         levels = list(dict.fromkeys(sigmas))
-        plan = self._plan(levels, sizes, facts)
+        plan = self._plan(levels, fine, facts)
         place = {sigma: k for k, sigma in enumerate(levels)}
         stages = [plan.stage_of(place[sigma]) for sigma in sigmas[: len(self._watch.timesteps)]]
         steps = [
@@ -283,13 +282,9 @@ class Progressive(Handle):
             scheduler.step = functools.wraps(scheduler.step)(functools.partial(self._own_step, run))
         return run
 
-    def _plan(self, levels: list[float], sizes: list[Size], facts: Model) -> ResolutionSchedule:
+    def _plan(self, levels: list[float], fine: Size, facts: Model) -> ResolutionSchedule:
         config = self.config
-        make = functools.partial(resolution_schedule, levels, sizes, schedule=config.schedule, align=config.align)
-        if config.transition_sigmas is not None:
-            plan = make(transition_sigmas=config.transition_sigmas)
-        else:
-            plan = make(config.spectrum if config.spectrum is not None else facts.spectrum, config.delta)
+        plan = schedule_of(config, levels, fine, facts)
         boundary = getattr(getattr(self._watch.pipe, "config", None), "boundary_ratio", None)
         if boundary is None or config.schedule == "matched":
             return plan
@@ -327,7 +322,7 @@ class Progressive(Handle):
             stages=[
                 {
                     "grid": stage.size,
-                    "tokens": _tokens(facts, stage.size),
+                    "tokens": tokens_of(facts, stage.size),
                     "first step": stage.first_step,
                     "steps": stage.num_steps,
                     "sigma in": stage.sigma_in,
@@ -376,7 +371,17 @@ def apply_progressive(pipe: Any, config: ProgressiveConfig | None = None) -> Pro
     return Progressive(pipe, ProgressiveConfig() if config is None else config)
 
 
-def _tokens(facts: Model, size: Size) -> int:
+def schedule_of(config: ProgressiveConfig, levels: Sequence[float], fine: Size, facts: Model) -> ResolutionSchedule:
+    """The stages of a run that begins at the first of `levels` on the grid `fine`."""
+    sizes = stage_sizes(fine, config.scales, multiple=facts.multiple)
+    options: dict[str, Any] = {"schedule": config.schedule, "align": config.align}
+    if config.transition_sigmas is not None:
+        return resolution_schedule(levels, sizes, transition_sigmas=config.transition_sigmas, **options)
+    spectrum = config.spectrum if config.spectrum is not None else facts.spectrum
+    return resolution_schedule(levels, sizes, spectrum, config.delta, **options)
+
+
+def tokens_of(facts: Model, size: Size) -> int:
     """Tokens of one frame."""
     return (size[0] // facts.multiple) * (size[1] // facts.multiple)
 
@@ -391,4 +396,4 @@ def _frames(facts: Model, x: Tensor, size: Size) -> tuple[Tensor, Layout | None]
     """A state as the ops take it: every frame of tokens is a sample of its own."""
     if facts.layout is None:
         return x, None
-    return x.reshape(-1, _tokens(facts, size), x.shape[2]), facts.layout(*size)
+    return x.reshape(-1, tokens_of(facts, size), x.shape[2]), facts.layout(*size)

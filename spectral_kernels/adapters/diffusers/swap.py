@@ -21,14 +21,17 @@ class Tap(nn.Module):
 
     def __init__(self, block: nn.Module, record: Callable[[Any], None]):
         super().__init__()
-        # Not as a submodule: the block stays where it is in the tree of modules.
-        self.__dict__["block"], self.__dict__["record"] = block, record
+        # A submodule, so that walks over the model still find it: LoRA scales are set by one at each call.
+        self.block = block
+        self.__dict__["record"] = record
 
     def __getattr__(self, name: str):
-        return getattr(self.__dict__["block"], name)
+        if name == "block":
+            return super().__getattr__(name)
+        return getattr(self.block, name)
 
     def forward(self, *args, **kwargs):
-        out = self.__dict__["block"](*args, **kwargs)
+        out = self.block(*args, **kwargs)
         self.__dict__["record"](out)
         return out
 
@@ -51,6 +54,7 @@ class Blocks:
     """The lists of blocks of one denoiser, in the order of execution."""
 
     def __init__(self, module: nn.Module, facts: Model, record: Callable[[Any], None], answer: Callable[..., Any]):
+        self._swapped = False
         self._places: list[tuple[nn.Module, str]] = []
         for path in facts.blocks:
             parent, _, name = path.rpartition(".")
@@ -72,13 +76,18 @@ class Blocks:
         return sum(len(real) if isinstance(real, nn.ModuleList) else 1 for real in self._real)
 
     def tap(self) -> None:
+        self._swapped = True
         self._put(self._tapped)
 
     def skip(self) -> None:
+        self._swapped = True
         self._put(self._skipped)
 
     def restore(self) -> None:
-        self._put(self._real)
+        """Put the blocks back, if it was this that took them: another pipeline may share the model."""
+        if self._swapped:
+            self._put(self._real)
+            self._swapped = False
 
     def _put(self, lists: list[Any]) -> None:
         for (parent, name), value in zip(self._places, lists, strict=True):
