@@ -47,7 +47,7 @@ def editing(law, sigmas):
     columns = [("input", images)]
     for level in (0.55, 0.35):
         plan = resolution_schedule(
-            sigmas, [(SIDE // 4,) * 2, (SIDE, SIDE)], schedule="respaced", transition_sigmas=[level]
+            sigmas, [(SIDE // 4, SIDE // 4), (SIDE, SIDE)], schedule="respaced", transition_sigmas=[level]
         )
         t = plan.stages[0].sigma_out
         columns.append((f"edit, band of {SIDE // 4}, t = {t:.2f}", edit(model, plan, images, noise)))

@@ -17,7 +17,7 @@ def newest(found: Iterable[Row]) -> list[Row]:
     """The last row of every (device, suite, case, provider, mode), in the order of their first appearance."""
     last: dict[tuple, Row] = {}
     for row in found:
-        if "provider" in row:  # tuning rows have none
+        if all(key in row for key in KEY):  # studies and tuning have rows of their own kind
             last[tuple(row[k] for k in KEY)] = row
     return list(last.values())
 
