@@ -54,10 +54,13 @@ gpu: .venv/ready-test
 clean:
 	rm -rf .venv build dist
 
-# ready-NAME: the package, compiled core included, with its extra NAME.
+# ready-NAME: the package, compiled core included, with its extra NAME. An extra that holds others makes them ready too,
+# so that the core is compiled once.
+test_holds := demo
+lint_holds := demo test
 .venv/ready-%: .venv/torch pyproject.toml CMakeLists.txt $(shell find bindings -type f)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
-	touch $@
+	touch $(addprefix .venv/ready-,$* $($*_holds))
 
 .PRECIOUS: .venv/ready-%
 
