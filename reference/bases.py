@@ -11,7 +11,10 @@ from decimal import Context, Decimal, localcontext
 import numpy as np
 from numpy.typing import NDArray
 
+from reference import wavelets
 from reference.exact import Doubles, exact_matmul
+
+Basis = str | tuple[float, ...]  # "dct", "fft", "haar", or the lowpass taps of an orthogonal wavelet
 
 DIGITS = 50
 
@@ -86,7 +89,16 @@ def fft(n: int) -> Doubles:
 ANALYSIS = {"dct": dct, "fft": fft}
 
 
-def table(basis: str, kind: str, fine: int, coarse: int) -> Doubles:
+def pair(basis: Basis, fine: int, coarse: int) -> tuple[Doubles, Doubles | None]:
+    """T_H and T_h; None stands for T_h = I, since the coarse state of a wavelet is its lowpass band."""
+    if basis == "haar":
+        return wavelets.haar(fine, coarse), None
+    if isinstance(basis, tuple):
+        return wavelets.table(basis, fine, coarse), None
+    return ANALYSIS[basis](fine), ANALYSIS[basis](coarse)
+
+
+def table(basis: Basis, kind: str, fine: int, coarse: int) -> Doubles:
     """The map named `kind` between grids of `fine` and `coarse` points.
 
         analysis   T_H                      fine x fine
@@ -97,16 +109,16 @@ def table(basis: str, kind: str, fine: int, coarse: int) -> Doubles:
 
     Products of two tables are exact products with three slices, far below the last bit of float64.
     """
-    T = ANALYSIS[basis]
+    T_fine, T_coarse = pair(basis, fine, coarse)
+    low = T_fine[:coarse]
     if kind == "analysis":
-        return T(fine)
+        return T_fine
     if kind == "synthesis":
-        return T(fine).T
+        return T_fine.T
     if kind == "up":
-        return exact_matmul(T(fine)[:coarse].T, T(coarse), slices=3)
+        return low.T if T_coarse is None else exact_matmul(low.T, T_coarse, slices=3)
     if kind == "down":
         return table(basis, "up", fine, coarse).T
     if kind == "lowpass":
-        low = T(fine)[:coarse]
         return exact_matmul(low.T, low, slices=3)
     raise ValueError(f"table: unknown kind {kind!r}")

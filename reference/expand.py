@@ -17,19 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from reference.bases import table
+from reference.bases import Basis, table
 from reference.exact import Doubles, exact_matmul
 from reference.noise import normal
+from reference.wavelets import local_haar
 
 Size = tuple[int, int]
 Planes = NDArray[np.floating[Any]]
 Time = float | Sequence[float]
 
 
-def both_sides(x: Planes, basis: str, kind: str, fine: Size, coarse: Size) -> Doubles:
-    """M_r X M_c^T as two exact products, rows first; `x` [..., h, w]."""
-    rows, columns = (table(basis, kind, fine[axis], coarse[axis]) for axis in (0, 1))
+def both_sides(x: Planes, basis: Basis, kind: str, fine: Size, coarse: Size) -> Doubles:
+    """M_r X M_c^T; `x` [..., h, w]. Two exact products, rows first; one level of Haar in both axes has a local form."""
     with np.errstate(invalid="ignore", over="ignore"):
+        if basis == "haar" and fine == (2 * coarse[0], 2 * coarse[1]):
+            return local_haar(x, kind)
+        rows, columns = (table(basis, kind, fine[axis], coarse[axis]) for axis in (0, 1))
         half = exact_matmul(rows, x.astype(np.float64))
         return np.swapaxes(exact_matmul(columns, np.swapaxes(half, -1, -2)), -1, -2)
 
@@ -67,7 +70,7 @@ def expand(
     size: Size,
     t: Time,
     *,
-    basis: str = "dct",
+    basis: Basis = "dct",
     noise: Planes | None = None,
     seed: int | Sequence[int] | None = None,
     align: bool = True,
@@ -93,7 +96,7 @@ def expand(
 
 
 def truncate(
-    x: Planes, size: Size, *, t: Time = 0.0, basis: str = "dct", normalize: bool = True, dtype: DTypeLike = np.float32
+    x: Planes, size: Size, *, t: Time = 0.0, basis: Basis = "dct", normalize: bool = True, dtype: DTypeLike = np.float32
 ) -> Planes:
     """x_low = alpha T_h^T (T_H x T_W^T)[:h, :w] T_w: the way down.
 
@@ -108,14 +111,21 @@ def truncate(
         return rounded(alpha * both_sides(x, basis, "down", fine, size), dtype)
 
 
-def transform(x: Planes, *, basis: str = "dct", inverse: bool = False, dtype: DTypeLike = np.float32) -> Planes:
-    """T x T^T, or its inverse T^T x T, over the last two dimensions."""
+def transform(
+    x: Planes,
+    *,
+    basis: Basis = "dct",
+    inverse: bool = False,
+    coarse: Size | None = None,
+    dtype: DTypeLike = np.float32,
+) -> Planes:
+    """T x T^T, or its inverse T^T x T, over the last two dimensions; a wavelet's T leads down to `coarse`."""
     size = plane_size(x)
-    return rounded(both_sides(x, basis, "synthesis" if inverse else "analysis", size, size), dtype)
+    return rounded(both_sides(x, basis, "synthesis" if inverse else "analysis", size, coarse or size), dtype)
 
 
 def lift(
-    z: Planes, v: Planes, t: Time, *, basis: str = "dct", align: bool = True, dtype: DTypeLike = np.float32
+    z: Planes, v: Planes, t: Time, *, basis: Basis = "dct", align: bool = True, dtype: DTypeLike = np.float32
 ) -> Planes:
     """The velocity in full-resolution coordinates from the velocity `v` of the coarse model at coarse time `t`.
 

@@ -5,6 +5,8 @@ from spectral_kernels.evaluation import evaluation_steps as evaluation_steps
 from spectral_kernels.expand import Expanded as Expanded
 from spectral_kernels.expand import dct_expand as dct_expand
 from spectral_kernels.expand import dct_truncate as dct_truncate
+from spectral_kernels.expand import dwt_expand as dwt_expand
+from spectral_kernels.expand import dwt_truncate as dwt_truncate
 from spectral_kernels.expand import fft_expand as fft_expand
 from spectral_kernels.expand import fft_truncate as fft_truncate
 from spectral_kernels.expand import spectral_lift as spectral_lift
@@ -38,6 +40,8 @@ from spectral_kernels.spectrum import WAN_LATENT as WAN_LATENT
 from spectral_kernels.spectrum import PowerLaw as PowerLaw
 from spectral_kernels.spectrum import PowerSpectrum as PowerSpectrum
 from spectral_kernels.transforms import dctn as dctn
+from spectral_kernels.transforms import dwt2 as dwt2
 from spectral_kernels.transforms import idctn as idctn
+from spectral_kernels.transforms import idwt2 as idwt2
 
 __version__ = "0.1.0"

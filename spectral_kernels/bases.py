@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Orthonormal bases as float64 tables: rows are basis vectors in ascending frequency; each proves itself when built.
 
-Every spectral op is a pair of tables between a coarse and a fine grid, so a new basis is one function here. Cosines
-come from big integers, correctly rounded: no entry depends on a C library, and entries equal by symmetry have equal
-bits, which is what lets a kernel fold.
+Every spectral op is a pair of tables between a coarse and a fine grid, so a new basis is one function in ANALYSIS.
+Cosines come from big integers, correctly rounded: no entry depends on a C library, and entries equal by symmetry have
+equal bits, which is what lets a kernel fold.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from spectral_kernels import wavelets
 from spectral_kernels.exact import exact_matmul, split_table
 
 KINDS = ("analysis", "synthesis", "up", "down", "lowpass")
@@ -91,28 +92,39 @@ ANALYSIS: dict[str, Callable[[int], Tensor]] = {"dct": dct, "fft": fft}
 @lru_cache(maxsize=64)
 def analysis(basis: str, n: int) -> Tensor:
     """T_n [n, n] in float64, orthonormal to rounding."""
-    table = ANALYSIS[basis](n)
-    error = float((table @ table.T - torch.eye(n, dtype=torch.float64, device="cpu")).abs().max())
-    if not error < 1e-12:
-        raise ArithmeticError(f"bases: {basis} of size {n} is not orthonormal, T T^T - 1 reaches {error:.1e}")
+    return _checked(ANALYSIS[basis](n), basis, 1e-12)
+
+
+@lru_cache(maxsize=64)
+def wavelet(name: str, n: int, coarse: int) -> Tensor:
+    """T_n [n, n] of the levels that lead down to `coarse` points, as orthonormal as the wavelet's filter."""
+    return _checked(wavelets.table(name, n, coarse), name, wavelets.ORTHONORMAL)
+
+
+def _checked(table: Tensor, basis: str, tolerance: float) -> Tensor:
+    error = float((table @ table.T - torch.eye(len(table), dtype=torch.float64, device="cpu")).abs().max())
+    if not error < tolerance:
+        raise ArithmeticError(f"bases: {basis} of size {len(table)} is not orthonormal, T T^T - 1 reaches {error:.1e}")
     return table
 
 
 @lru_cache(maxsize=128)
 def table(basis: str, kind: str, fine: int, coarse: int) -> Tensor:
-    """The map named `kind` between grids of `fine` and `coarse` points, float64.
+    """The map named `kind` between grids of `fine` and `coarse` points, float64. A wavelet has T_h = I.
 
     analysis  T_H                  fine x fine        synthesis  T_H^T              fine x fine
     up        T_H[:h]^T T_h        fine x coarse      down       T_h^T T_H[:h]      coarse x fine
     lowpass   T_H[:h]^T T_H[:h]    fine x fine        products exact to three slices, so that their bits are defined
     """
+    full = analysis(basis, fine) if basis in ANALYSIS else wavelet(basis, fine, coarse)
     if kind == "analysis":
-        return analysis(basis, fine)
+        return full
     if kind == "synthesis":
-        return analysis(basis, fine).T.contiguous()
-    low = analysis(basis, fine)[:coarse]
+        return full.T.contiguous()
+    low = full[:coarse]
     if kind == "up":
-        return exact_matmul(low.T.contiguous(), analysis(basis, coarse), slices=3)
+        low = low.T.contiguous()
+        return exact_matmul(low, analysis(basis, coarse), slices=3) if basis in ANALYSIS else low
     if kind == "down":
         return table(basis, "up", fine, coarse).T.contiguous()
     return exact_matmul(low.T.contiguous(), low, slices=3)

@@ -8,98 +8,14 @@ drawn from a seed; with N = synthesis, E is zero in the coarse corner. reference
 The weights follow from the coarse time t and the ratio r by a named formula.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from spectral_kernels import bases, exact, layouts
 from spectral_kernels import dispatch as backends
 from spectral_kernels.deviates import deviates_of_planes
-
-
-@dataclass(frozen=True)
-class Product:
-    """What a backend is asked for, besides its tensors.
-
-    kind, second     tables of the first and the second term; second is "" without one
-    formula, part    the weights, see `weights`
-    precision        "exact" or "fast"; float64 inputs are computed plainly in float64
-    """
-
-    kind: str
-    second: str
-    basis: str
-    fine: tuple[int, int]
-    coarse: tuple[int, int]
-    formula: str
-    part: str
-    precision: str
-    stream: int
-
-    @property
-    def ratio(self) -> float:
-        """r = sqrt(H W / (h w))."""
-        return math.sqrt(self.fine[0] * self.fine[1] / (self.coarse[0] * self.coarse[1]))
-
-    @property
-    def adds(self) -> bool:
-        """Whether gamma can be anything but 0: where it cannot, gamma E is left out, for E may hold a NaN."""
-        return self.formula in ("lift", "hold") and self.part != "first"
-
-    def mode(self, x: Tensor) -> str:
-        return "double" if x.dtype == torch.float64 else self.precision
-
-    def bits(self, table: Tensor) -> int:
-        """Bits per slice of the product with this table."""
-        return exact.bits_for(table.shape[-1])
-
-    def names(self, kind: str) -> tuple[tuple[str, str, int, int], ...]:
-        """What `bases` calls the row and the column table of one term."""
-        return tuple((self.basis, kind, self.fine[axis], self.coarse[axis]) for axis in (0, 1))
-
-    def tables(self, kind: str, mode: str, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Row and column tables of one term: slices [2, m, K] in mode "exact", else [m, K] as float32 or float64."""
-        rows, columns = self.names(kind)
-        if mode == "exact":
-            return bases.sliced(*rows, device), bases.sliced(*columns, device)
-        dtype = torch.float64 if mode == "double" else torch.float32
-        return bases.rounded(*rows, dtype, device), bases.rounded(*columns, dtype, device)
-
-
-def weights(formula: str, part: str, t: float | Tensor, ratio: float) -> tuple[float | Tensor, ...]:
-    """(alpha, beta, gamma) in float64. With u = 1 + (r - 1) t:
-
-    expand     r / u, t, 0            fill      1, t, 0
-    truncate   u / r, 0, 0            one       1, 0, 0
-    lift       u, -u / (r t), u / (r t)         written as 1 / t' with t' = (r t) / u
-    hold       1, -1 / t, 1 / t                 the lift without alignment
-
-    Parts are the adjoints: "first" is (alpha, 0, 0), "second" is (alpha beta, 0, gamma).
-    """
-    u = 1.0 + (ratio - 1.0) * t
-    zero = 0.0 * t
-    one = zero + 1.0
-    if formula == "lift":
-        gamma = 1.0 / ((ratio * t) / u)
-        values = (u, -gamma, gamma)
-    elif formula == "hold":
-        gamma = 1.0 / t
-        values = (one, -gamma, gamma)
-    else:
-        values = {
-            # A number over a tensor is a reciprocal and a product in PyTorch, rounded twice: divide tensors.
-            "expand": ((zero + ratio) / u, t, zero),
-            "fill": (one, t, zero),
-            "truncate": (u / ratio, zero, zero),
-            "one": (one, zero, zero),
-        }[formula]
-    if part == "first":
-        return values[0], zero, zero
-    if part == "second":
-        return values[0] * values[1], zero, values[2]
-    return values
+from spectral_kernels.dispatch import haar
+from spectral_kernels.dispatch.product import Product, canonical, flat, plane_of, weights
 
 
 @torch.library.custom_op("spectral_kernels::plane_product", mutates_args=())
@@ -130,7 +46,9 @@ def plane_product(
     target = layouts.view(out, layout, coarse if kind == "down" else fine)
     added = None if other is None else layouts.view(other, layout, fine)
     chosen = backends.choose(x)
-    if chosen == "triton":
+    if product.local:
+        haar.run(chosen, product, target, source, added, seeds, times, base_seed, t)
+    elif chosen == "triton":
         from spectral_kernels.kernels.planes import launch
 
         launch(product, target, source, added, seeds, times, base_seed, t)
@@ -201,8 +119,8 @@ def _torch(
     first = product.tables(product.kind, mode, x.device)
     second = product.tables(product.second, mode, x.device) if product.second else None
     per_sample = x.shape[1] * x.shape[2]
-    given, added = _flat(x), None if other is None else _flat(other)
-    result = _flat(out)  # the memory of the output itself, unless its planes lie apart in it
+    given, added = flat(x), None if other is None else flat(other)
+    result = flat(out)  # the memory of the output itself, unless its planes lie apart in it
     step = max(1, _CHUNK // (product.fine[0] * product.fine[1]))
     for start in range(0, len(given), step):
         planes = torch.arange(start, min(start + step, len(given)), device=x.device)
@@ -224,7 +142,7 @@ def _torch(
         y = y.mul_(alpha)
         if extra is not None and product.adds:
             y = y.add_(extra.permute(1, 0, 2).to(y.dtype) * gamma)
-        result[part] = _canonical(y.add_(0.0), x.dtype).permute(1, 0, 2)
+        result[part] = canonical(y.add_(0.0), x.dtype).permute(1, 0, 2)
     if result.data_ptr() != out.data_ptr():
         out.copy_(result.view(out.shape))
 
@@ -259,20 +177,3 @@ def _native(
         product.stream,
         table,
     )
-
-
-def _canonical(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 -> float32 -> dtype, every NaN the same quiet NaN."""
-    if dtype == torch.float64:
-        return y
-    y = y.to(torch.float32)
-    return y.to(dtype).masked_fill_(y.isnan(), torch.nan)
-
-
-def _plane(view: Tensor) -> tuple[int, int]:
-    return view.shape[3] * view.shape[4], view.shape[5] * view.shape[6]
-
-
-def _flat(view: Tensor) -> Tensor:
-    """Planes [P, h, w] of a view."""
-    return view.reshape(-1, *_plane(view))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orthonormal wavelets with periodic borders: as tables, and the local form of Haar for one level.
+
+A wavelet's coarse state is its lowpass band, so T_h = I, and T_H of k levels has rows in ascending frequency: the
+lowpass of k levels, then the details of level k, ..., level 1. A wavelet is "haar", or a tuple of lowpass taps h_0,
+..., h_(L-1) with sum h_m = sqrt(2) and sum h_m h_(m+2i) = 0 for i != 0.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reference.exact import Doubles
+
+
+def haar(fine: int, coarse: int) -> Doubles:
+    """Means and differences of blocks of 2, 4, ... points; entries +-2^(-level / 2), correctly rounded."""
+    block = fine // coarse
+    bands = [np.kron(np.eye(coarse), np.full(block, math.sqrt(1 / block)))]
+    while block > 1:
+        half = np.full(block // 2, math.sqrt(1 / block))
+        bands.append(np.kron(np.eye(fine // block), np.concatenate([half, -half])))
+        block //= 2
+    return np.concatenate(bands)
+
+
+def table(taps: tuple[float, ...], fine: int, coarse: int) -> Doubles:
+    """k levels of the periodic filter bank on the rows of I. One level, for i < n / 2 and m ascending:
+
+        low[i]  = sum over m of h_m x[(2 i + L / 2 - m) mod n]
+        high[i] = sum over m of g_m x[(2 i + L / 2 - m) mod n],    g_m = (-1)^(m + 1) h_(L - 1 - m)
+
+    Each product and sum is rounded once. The indices are those of PyWavelets' mode "periodization".
+    """
+    T, side, length = np.eye(fine), fine, len(taps)
+    while side > coarse:
+        low, high = np.zeros((side // 2, fine)), np.zeros((side // 2, fine))
+        for m in range(length):
+            source = T[(2 * np.arange(side // 2) + length // 2 - m) % side]
+            low = low + taps[m] * source
+            high = high + (-1) ** (m + 1) * taps[length - 1 - m] * source
+        T = np.concatenate([low, high, T[side:]])
+        side //= 2
+    return T
+
+
+def local_haar(x: NDArray[Any], kind: str) -> Doubles:
+    """M x M^T for one level of Haar in both axes, in float64: rows first, one factor 1/2 in place of two 1/sqrt(2).
+
+    analysis    [[LL, LH], [HL, HH]] from blocks [[a, b], [c, d]]:    LL = ((a + c) + (b + d)) / 2
+                LH = ((a + c) - (b + d)) / 2,   HL = ((a - c) + (b - d)) / 2,   HH = ((a - c) - (b - d)) / 2
+    synthesis   a = ((LL + HL) + (LH + HH)) / 2,   b = ((LL + HL) - (LH + HH)) / 2
+                c = ((LL - HL) + (LH - HH)) / 2,   d = ((LL - HL) - (LH - HH)) / 2
+    down        LL            up    each x / 2, four times            lowpass    up(down(x))
+    """
+    x = x.astype(np.float64)
+    if kind == "analysis":
+        top, bottom = x[..., ::2, :], x[..., 1::2, :]
+        rows = np.concatenate([top + bottom, top - bottom], axis=-2)
+        left, right = rows[..., ::2], rows[..., 1::2]
+        return np.concatenate([left + right, left - right], axis=-1) / 2
+    if kind == "synthesis":
+        low, high = np.split(x, 2, axis=-2)
+        rows = np.stack([low + high, low - high], axis=-2).reshape(x.shape)  # [..., h, 2, W]
+        low, high = np.split(rows, 2, axis=-1)
+        return np.stack([low + high, low - high], axis=-1).reshape(x.shape) / 2
+    if kind == "down":
+        h, w = x.shape[-2:]
+        return local_haar(x, "analysis")[..., : h // 2, : w // 2]
+    if kind == "up":
+        return np.repeat(np.repeat(x / 2, 2, axis=-2), 2, axis=-1)
+    return local_haar(local_haar(x, "down"), "up")
