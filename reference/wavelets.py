@@ -23,7 +23,7 @@ def haar(fine: int, coarse: int) -> Doubles:
         half = np.full(block // 2, math.sqrt(1 / block))
         bands.append(np.kron(np.eye(fine // block), np.concatenate([half, -half])))
         block //= 2
-    return np.concatenate(bands)
+    return np.concatenate(bands, dtype=np.float64)
 
 
 def table(taps: tuple[float, ...], fine: int, coarse: int) -> Doubles:
@@ -34,16 +34,16 @@ def table(taps: tuple[float, ...], fine: int, coarse: int) -> Doubles:
 
     Each product and sum is rounded once. The indices are those of PyWavelets' mode "periodization".
     """
-    T, side, length = np.eye(fine), fine, len(taps)
+    bank, side, length = np.eye(fine), fine, len(taps)
     while side > coarse:
         low, high = np.zeros((side // 2, fine)), np.zeros((side // 2, fine))
         for m in range(length):
-            source = T[(2 * np.arange(side // 2) + length // 2 - m) % side]
+            source = bank[(2 * np.arange(side // 2) + length // 2 - m) % side]
             low = low + taps[m] * source
             high = high + (-1) ** (m + 1) * taps[length - 1 - m] * source
-        T = np.concatenate([low, high, T[side:]])
+        bank = np.concatenate([low, high, bank[side:]])
         side //= 2
-    return T
+    return bank
 
 
 def local_haar(x: NDArray[Any], kind: str) -> Doubles:

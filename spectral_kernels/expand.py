@@ -255,6 +255,7 @@ def spectral_lift(
             raise ValueError(f"{op}: with a layout of tokens give size=(H, W), the grid of z")
         size = arguments.state(op, z)[1]
     fine = arguments.target_size(op, coarse, None, size, grows=True)
+    _levels(op, basis, fine, coarse)
     arguments.whole_patches(op, name, fine)
     expected = resized(v.shape, name, fine)
     _like(op, "z", z, v, expected)

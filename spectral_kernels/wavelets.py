@@ -7,6 +7,7 @@ k, ..., details of level 1]. `reference/wavelets.py` is the definition.
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,18 +41,23 @@ def canonical(op: str, wavelet: str) -> str:
 @lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
     """All orthogonal wavelets that PyWavelets knows, and Haar."""
-    import pywt
+    import pywt  # its names are made at run time, so the type checker does not see them
 
-    discrete = (name for name in pywt.wavelist(kind="discrete") if pywt.Wavelet(name).orthogonal)
+    every: list[str] = pywt.wavelist(kind="discrete")  # pyright: ignore[reportAttributeAccessIssue]
+    discrete = (name for name in every if _wavelet(name).orthogonal)
     return ("haar", *(name for name in discrete if name not in ("haar", "db1") and _orthonormal(taps(name))))
 
 
 @lru_cache(maxsize=256)
 def taps(name: str) -> tuple[float, ...]:
     """The lowpass filter h of analysis."""
+    return tuple(_wavelet(name).dec_lo)
+
+
+def _wavelet(name: str) -> Any:
     import pywt
 
-    return tuple(pywt.Wavelet(name).dec_lo)
+    return pywt.Wavelet(name)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _orthonormal(h: tuple[float, ...]) -> bool:

@@ -15,7 +15,7 @@ from spectral_kernels import bases, exact, layouts
 from spectral_kernels import dispatch as backends
 from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import haar
-from spectral_kernels.dispatch.product import Product, canonical, flat, plane_of, weights
+from spectral_kernels.dispatch.product import Product, canonical, flat, weights
 
 
 @torch.library.custom_op("spectral_kernels::plane_product", mutates_args=())
