@@ -49,11 +49,46 @@ inline void butterflies(const Butterfly* ops, int32_t count, T* slots) {
     }
 }
 
+// Data into the slots, and results out of them, where there is one slice only.
+template <class T>
+inline void enter(const Folded& table, const T* data, int64_t stride, T* slots) {
+    for (int32_t n = 0; n < table.door_in_count; ++n) {
+        const Door& door = table.doors_in[n];
+        for (int v = 0; v < kVectors<T>; ++v) {
+            const V<T> a = vectors(data + door.a * stride)[v];
+            if (door.q < 0) {
+                at(slots, door.p)[v] = a;
+                continue;
+            }
+            const V<T> b = vectors(data + door.b * stride)[v];
+            at(slots, door.p)[v] = a + b;
+            at(slots, door.q)[v] = a - b;
+        }
+    }
+}
+
+template <class T>
+inline void leave(const Folded& table, const T* slots, T* result) {
+    for (int32_t n = 0; n < table.door_out_count; ++n) {
+        const Door& door = table.doors_out[n];
+        for (int v = 0; v < kVectors<T>; ++v) {
+            const V<T> a = at(slots, door.p)[v];
+            if (door.q < 0) {
+                at(result, door.a)[v] = a;
+                continue;
+            }
+            const V<T> b = at(slots, door.q)[v];
+            at(result, door.a)[v] = a + b;
+            at(result, door.b)[v] = a - b;
+        }
+    }
+}
+
 // Rows of the data known to be zero at the start of a leaf, when no butterfly mixes them with others.
 inline int32_t zeros_of(const Folded& table, const Leaf& leaf, int64_t zero_rows) {
-    if (table.in_count > 0) return 0;
+    if (!table.source) return 0;
     int32_t skip = 0;
-    while (skip < leaf.K && table.gather[leaf.in + skip] < zero_rows) ++skip;
+    while (skip < leaf.K && table.source[leaf.in + skip] < zero_rows) ++skip;
     return skip;
 }
 
@@ -95,23 +130,29 @@ bool product(const Folded& table, const double* data, int64_t stride, int64_t ze
             __builtin_memcpy(finer + i, &fine, 8);
         }
         I remains = {};
-        for (int32_t slot = 0; slot < table.K; ++slot) {
-            const D* const z = vectors(data + table.gather[slot] * stride);
+        for (int32_t n = 0; n < table.door_in_count; ++n) {
+            const Door& door = table.doors_in[n];
             for (int v = 0; v < kVectors<double>; ++v) {
                 const D c = *(at(shift, 0) + v), f = *(at(finer, 0) + v);
-                const D high = (z[v] + c) - c;
-                const D low = ((z[v] - high) + f) - f;
-                at(s.high, slot)[v] = high;
-                at(s.low, slot)[v] = low;
+                const D a = vectors(data + door.a * stride)[v];
+                D high = (a + c) - c, low = ((a - high) + f) - f;
                 remains |= reinterpret_cast<I>(low);
+                if (door.q >= 0) {
+                    const D b = vectors(data + door.b * stride)[v];
+                    const D other_high = (b + c) - c, other_low = ((b - other_high) + f) - f;
+                    remains |= reinterpret_cast<I>(other_low);
+                    at(s.high, door.q)[v] = high - other_high;
+                    at(s.low, door.q)[v] = low - other_low;
+                    high += other_high;
+                    low += other_low;
+                }
+                at(s.high, door.p)[v] = high;
+                at(s.low, door.p)[v] = low;
             }
         }
         for (int v = 0; v < SK_VECTOR_BYTES / 8; ++v) one_slice = one_slice && (remains[v] & INT64_MAX) == 0;
     } else {
-        for (int32_t slot = 0; slot < table.K; ++slot) {
-            const D* const z = vectors(data + table.gather[slot] * stride);
-            for (int v = 0; v < kVectors<double>; ++v) at(s.high, slot)[v] = z[v];
-        }
+        enter(table, data, stride, s.high);
     }
 
     butterflies(table.in_ops, table.in_count, s.high);
@@ -130,11 +171,21 @@ bool product(const Folded& table, const double* data, int64_t stride, int64_t ze
     }
     butterflies(table.out_ops, table.out_count, s.main);
     if (exact) butterflies(table.out_ops, table.out_count, s.cross);
-    for (int32_t slot = 0; slot < table.out_slots; ++slot) {
-        if (table.place[slot] < 0) continue;
-        D* const to = at(result, table.place[slot]);
+    if (!exact) {
+        leave(table, s.main, result);
+        return true;
+    }
+    for (int32_t n = 0; n < table.door_out_count; ++n) {
+        const Door& door = table.doors_out[n];
         for (int v = 0; v < kVectors<double>; ++v) {
-            to[v] = exact ? at(s.main, slot)[v] + at(s.cross, slot)[v] : at(s.main, slot)[v];
+            const D m = at(s.main, door.p)[v], c = at(s.cross, door.p)[v];
+            if (door.q < 0) {
+                at(result, door.a)[v] = m + c;
+                continue;
+            }
+            const D other_m = at(s.main, door.q)[v], other_c = at(s.cross, door.q)[v];
+            at(result, door.a)[v] = (m + other_m) + (c + other_c);
+            at(result, door.b)[v] = (m - other_m) + (c - other_c);
         }
     }
     return true;
@@ -143,17 +194,16 @@ bool product(const Folded& table, const double* data, int64_t stride, int64_t ze
 bool product(const Folded& table, const float* data, int64_t stride, int64_t zero_rows, const Scratch& s, float* result) {
     float *const slots = reinterpret_cast<float*>(s.high), *const out = reinterpret_cast<float*>(s.main);
     V<int32_t> most = {};
-    for (int32_t slot = 0; slot < table.K; ++slot) {
+    for (int32_t k = 0; k < table.K; ++k) {
         for (int v = 0; v < kVectors<float>; ++v) {
-            const V<float> z = vectors(data + table.gather[slot] * stride)[v];
-            const V<int32_t> bits = reinterpret_cast<V<int32_t>>(z) & INT32_MAX;
+            const V<int32_t> bits = reinterpret_cast<V<int32_t>>(vectors(data + k * stride)[v]) & INT32_MAX;
             most = bits > most ? bits : most;
-            at(slots, slot)[v] = z;
         }
     }
     for (int v = 0; v < SK_VECTOR_BYTES / 4; ++v) {
         if (most[v] >= 0x7F800000) return false;
     }
+    enter(table, data, stride, slots);
     butterflies(table.in_ops, table.in_count, slots);
     for (int32_t n = 0; n < table.leaf_count; ++n) {
         const Leaf& leaf = table.leaves[n];
@@ -161,10 +211,7 @@ bool product(const Folded& table, const float* data, int64_t stride, int64_t zer
              zeros_of(table, leaf, zero_rows), out + leaf.out * kLanes);
     }
     butterflies(table.out_ops, table.out_count, out);
-    for (int32_t slot = 0; slot < table.out_slots; ++slot) {
-        if (table.place[slot] < 0) continue;
-        for (int v = 0; v < kVectors<float>; ++v) at(result, table.place[slot])[v] = at(out, slot)[v];
-    }
+    leave(table, out, result);
     return true;
 }
 

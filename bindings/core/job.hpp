@@ -19,20 +19,26 @@ struct Butterfly {
     int32_t p, q;
 };
 
+// The way in and the way out of the slots, joined with the outermost butterflies: values `a` and `b` of the data go to
+// slots (p, q), or slots (p, q) come out as results (a, b). Without a partner q = b = -1.
+struct Door {
+    int32_t p, q, a, b;
+};
+
 // A dense block of a folded table: slots [out, out + m) get its product with slots [in, in + K). m is whole panels.
 struct Leaf {
     int32_t in, K, out, m;
     int64_t offset;  // of its first panel
 };
 
-// A table whose product is: gather the data into slots, butterflies, dense leaves, butterflies, results out of slots.
+// A table whose product is: data into slots, butterflies, dense leaves, butterflies, results out of slots.
 // On slices every butterfly is exact, so the folded product has the bits of the plain one.
 struct Folded {
     Mode mode;
-    int32_t m, K, bits, out_slots, in_count, out_count, leaf_count;
-    const int32_t* gather;  // slot -> index of the data
-    const int32_t* place;   // slot -> index of the result, -1 where a panel is padded
-    const Butterfly *in_ops, *out_ops;
+    int32_t m, K, bits, out_slots, door_in_count, door_out_count, in_count, out_count, leaf_count;
+    const Door *doors_in, *doors_out;
+    const Butterfly *in_ops, *out_ops;  // between the doors and the leaves
+    const int32_t* source;              // slot -> index of the data, null when a butterfly mixes them
     const Leaf* leaves;
     const double* packed;        // exact: panels [K][4][2], high and low; f64: panels [K][8]
     const float* packed_single;  // f32: panels [K][8]

@@ -112,11 +112,13 @@ bool centrosymmetric(const Block& block, Mirror mirror) {
 struct Folder {
     std::vector<Butterfly> in_ops, out_ops;
     std::vector<Block> leaves;
+    std::size_t outermost_in = 0;         // the outermost butterflies of the input are those before this one
+    std::size_t outermost_out = SIZE_MAX;  // and of the output those from this one on
 
     void fold(Block block, bool top) {
         if (std::min(block.m, block.K) >= kSmallest) {
             for (const Mirror mirror : {Mirror::reversal, Mirror::modulo}) {
-                if (fold_rows(block, mirror) || fold_columns(block, mirror)) return;
+                if (fold_rows(block, mirror, top) || fold_columns(block, mirror, top)) return;
                 if (top && centrosymmetric(block, mirror)) return fold_both(block, mirror);
             }
         }
@@ -124,11 +126,12 @@ struct Folder {
     }
 
     // Analysis: row k is even or odd along its entries. Even rows meet z_j + z_j', odd rows z_j - z_j'.
-    bool fold_rows(const Block& block, Mirror mirror) {
+    bool fold_rows(const Block& block, Mirror mirror, bool top) {
         std::vector<int32_t> even, odd;
         if (!parities(block, mirror, true, even, odd)) return false;
         const Halves side = halves(mirror, block.K);
         add(in_ops, block.in, side);
+        if (top) outermost_in = in_ops.size();
         Block sum = picked(block, even, joined(side.first, side.fixed));
         sum.in = picked(block.in, joined(side.first, side.fixed));
         sum.out = picked(block.out, even);
@@ -141,7 +144,7 @@ struct Folder {
     }
 
     // Synthesis: column k is even or odd. Results i and i' are the sum and the difference of the two halves of the sum.
-    bool fold_columns(const Block& block, Mirror mirror) {
+    bool fold_columns(const Block& block, Mirror mirror, bool top) {
         std::vector<int32_t> even, odd;
         if (!parities(block, mirror, false, even, odd)) return false;
         const Halves side = halves(mirror, block.m);
@@ -153,6 +156,7 @@ struct Folder {
         difference.out = picked(block.out, side.partner);
         fold(std::move(sum), false);
         fold(std::move(difference), false);
+        if (top) outermost_out = out_ops.size();
         add(out_ops, block.out, side);
         return true;
     }
@@ -162,6 +166,7 @@ struct Folder {
     void fold_both(const Block& block, Mirror mirror) {
         const Halves rows = halves(mirror, block.m), columns = halves(mirror, block.K);
         add(in_ops, block.in, columns);
+        outermost_in = in_ops.size();
         const std::vector<int32_t> upper = joined(rows.first, rows.fixed), left = joined(columns.first, columns.fixed);
         Block sum = picked(block, upper, left), difference = picked(block, rows.first, columns.first);
         for (int32_t i = 0; i < sum.m; ++i) {
@@ -182,6 +187,7 @@ struct Folder {
         difference.out = picked(block.out, rows.partner);
         leaves.push_back(std::move(sum));
         leaves.push_back(std::move(difference));
+        outermost_out = out_ops.size();
         add(out_ops, block.out, rows);
     }
 
@@ -195,6 +201,21 @@ double grid_above(double magnitude) {
     int exponent = 0;
     std::frexp(magnitude == 0 ? 0.5 : magnitude, &exponent);
     return std::ldexp(1.0, exponent);
+}
+
+// A door for every slot: pairs for the operations [first, last), the others alone, in the order of the slots.
+std::vector<Door> doors(const std::vector<Butterfly>& ops, std::size_t first, std::size_t last, const std::vector<int32_t>& slot_of) {
+    std::vector<Door> result;
+    std::vector<bool> paired(slot_of.size(), false);
+    for (std::size_t n = first; n < last; ++n) {
+        result.push_back({slot_of[ops[n].p], slot_of[ops[n].q], ops[n].p, ops[n].q});
+        paired[ops[n].p] = paired[ops[n].q] = true;
+    }
+    for (std::size_t index = 0; index < slot_of.size(); ++index) {
+        if (!paired[index]) result.push_back({slot_of[index], -1, static_cast<int32_t>(index), -1});
+    }
+    std::sort(result.begin(), result.end(), [](const Door& x, const Door& y) { return x.p < y.p; });
+    return result;
 }
 
 }  // namespace
@@ -240,21 +261,27 @@ void Table::build(int64_t m, int64_t K, std::vector<double> high, std::vector<do
 
     const int32_t slices = view.mode == Mode::exact ? 2 : 1, panel = view.mode == Mode::exact ? kRowsExact : kRowsPlain;
     int64_t offset = 0;
+    int32_t slots = 0;
+    std::vector<int32_t> slot_in(K), slot_out(m);
     for (const Block& block : folder.leaves) {
         const int32_t padded = (block.m + panel - 1) / panel * panel;
-        leaves.push_back({static_cast<int32_t>(gather.size()), block.K, static_cast<int32_t>(place.size()), padded, offset});
-        gather.insert(gather.end(), block.in.begin(), block.in.end());
-        place.insert(place.end(), block.out.begin(), block.out.end());
-        place.insert(place.end(), padded - block.m, -1);
+        leaves.push_back({static_cast<int32_t>(source.size()), block.K, slots, padded, offset});
+        for (const int32_t index : block.in) {
+            slot_in[index] = static_cast<int32_t>(source.size());
+            source.push_back(index);
+        }
+        for (std::size_t i = 0; i < block.out.size(); ++i) slot_out[block.out[i]] = slots + static_cast<int32_t>(i);
+        slots += padded;
         offset += static_cast<int64_t>(padded) * block.K * slices;
     }
-    std::vector<int32_t> slot_in(K), slot_out(m);
-    for (std::size_t s = 0; s < gather.size(); ++s) slot_in[gather[s]] = static_cast<int32_t>(s);
-    for (std::size_t s = 0; s < place.size(); ++s) {
-        if (place[s] >= 0) slot_out[place[s]] = static_cast<int32_t>(s);
+    doors_in = doors(folder.in_ops, 0, folder.outermost_in, slot_in);
+    doors_out = doors(folder.out_ops, std::min(folder.outermost_out, folder.out_ops.size()), folder.out_ops.size(), slot_out);
+    for (std::size_t n = folder.outermost_in; n < folder.in_ops.size(); ++n) {
+        in_ops.push_back({slot_in[folder.in_ops[n].p], slot_in[folder.in_ops[n].q]});
     }
-    for (const auto& [p, q] : folder.in_ops) in_ops.push_back({slot_in[p], slot_in[q]});
-    for (const auto& [p, q] : folder.out_ops) out_ops.push_back({slot_out[p], slot_out[q]});
+    for (std::size_t n = 0; n < std::min(folder.outermost_out, folder.out_ops.size()); ++n) {
+        out_ops.push_back({slot_out[folder.out_ops[n].p], slot_out[folder.out_ops[n].q]});
+    }
     if (view.mode == Mode::f32) {
         packed_single = Aligned<float>(offset);
         pack(folder.leaves, packed_single);
@@ -266,9 +293,12 @@ void Table::build(int64_t m, int64_t K, std::vector<double> high, std::vector<do
     view.m = static_cast<int32_t>(m);
     view.K = static_cast<int32_t>(K);
     view.bits = bits_for(K);
-    view.out_slots = static_cast<int32_t>(place.size());
-    view.gather = gather.data();
-    view.place = place.data();
+    view.out_slots = slots;
+    view.door_in_count = static_cast<int32_t>(doors_in.size());
+    view.door_out_count = static_cast<int32_t>(doors_out.size());
+    view.doors_in = doors_in.data();
+    view.doors_out = doors_out.data();
+    view.source = folder.in_ops.empty() ? source.data() : nullptr;
     view.in_ops = in_ops.data();
     view.out_ops = out_ops.data();
     view.leaves = leaves.data();

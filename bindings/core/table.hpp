@@ -40,7 +40,8 @@ struct Table {
 
   private:
     Folded view{};
-    std::vector<int32_t> gather, place;
+    std::vector<int32_t> source;
+    std::vector<Door> doors_in, doors_out;
     std::vector<Butterfly> in_ops, out_ops;
     std::vector<Leaf> leaves;
     Aligned<double> packed;
