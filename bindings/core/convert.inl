@@ -40,46 +40,51 @@ inline uint16_t to_half(float x) {
 
 inline float canonical(float x) { return x != x ? float_of(0x7FC00000u) : x; }
 
-inline std::size_t width_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
-
-// `count` <= 16 elements at `stride`, as T; the rest of the 16 are zero.
-template <class T>
-inline void load_run(const Planes& planes, int64_t at, const int64_t* offsets, bool contiguous, int count, T* to) {
-    const auto gather = [&](const auto* from, auto read) {
-        from += at;
-        if (contiguous && count == kLanes) {
-            for (int i = 0; i < kLanes; ++i) to[i] = static_cast<T>(read(from[offsets[0] + i]));
-            return;
-        }
-        for (int i = 0; i < count; ++i) to[i] = static_cast<T>(read(from[offsets[i]]));
-        for (int i = count; i < kLanes; ++i) to[i] = 0;
-    };
+// Calls run(pointer, read) or run(pointer, write) with the element type known, once for many elements.
+template <class F>
+inline void reading(const Planes& planes, F&& run) {
     const auto same = [](auto v) { return v; };
     switch (planes.dtype) {
-        case Dtype::f32: return gather(static_cast<const float*>(planes.data), same);
-        case Dtype::f64: return gather(static_cast<const double*>(planes.data), same);
-        case Dtype::f16: return gather(static_cast<const uint16_t*>(planes.data), [](uint16_t v) { return widen(v, false); });
-        case Dtype::bf16: return gather(static_cast<const uint16_t*>(planes.data), [](uint16_t v) { return widen(v, true); });
+        case Dtype::f32: return run(static_cast<const float*>(planes.data), same);
+        case Dtype::f64: return run(static_cast<const double*>(planes.data), same);
+        case Dtype::f16: return run(static_cast<const uint16_t*>(planes.data), [](uint16_t v) { return widen(v, false); });
+        case Dtype::bf16: return run(static_cast<const uint16_t*>(planes.data), [](uint16_t v) { return widen(v, true); });
     }
 }
 
-template <class T>
-inline void store_run(const Planes& planes, int64_t at, const int64_t* offsets, bool contiguous, int count, const T* from) {
-    const auto scatter = [&](auto* to, auto write) {
-        to += at;
-        if (contiguous && count == kLanes) {
-            for (int i = 0; i < kLanes; ++i) to[offsets[0] + i] = write(from[i]);
-            return;
-        }
-        for (int i = 0; i < count; ++i) to[offsets[i]] = write(from[i]);
-    };
+template <class T, class F>
+inline void writing(const Planes& planes, F&& run) {
     switch (planes.dtype) {
-        case Dtype::f32:
-            return scatter(static_cast<float*>(planes.data), [](T v) { return canonical(static_cast<float>(v)); });
-        case Dtype::f64: return scatter(static_cast<double*>(planes.data), [](T v) { return static_cast<double>(v); });
-        case Dtype::f16:
-            return scatter(static_cast<uint16_t*>(planes.data), [](T v) { return to_half(static_cast<float>(v)); });
-        case Dtype::bf16:
-            return scatter(static_cast<uint16_t*>(planes.data), [](T v) { return to_brain(static_cast<float>(v)); });
+        case Dtype::f32: return run(static_cast<float*>(planes.data), [](T v) { return canonical(static_cast<float>(v)); });
+        case Dtype::f64: return run(static_cast<double*>(planes.data), [](T v) { return static_cast<double>(v); });
+        case Dtype::f16: return run(static_cast<uint16_t*>(planes.data), [](T v) { return to_half(static_cast<float>(v)); });
+        case Dtype::bf16: return run(static_cast<uint16_t*>(planes.data), [](T v) { return to_brain(static_cast<float>(v)); });
     }
+}
+
+// Up to 16 columns of a row: where they lie, and whether they are neighbours.
+struct Run {
+    int64_t offset[kLanes];
+    int count;
+    bool contiguous;
+};
+
+// One row of a run as T; the rest of the 16 lanes are zero.
+template <class T, class E, class F>
+inline void load_row(const E* from, const Run& run, F read, T* to) {
+    if (run.contiguous && run.count == kLanes) {
+        for (int i = 0; i < kLanes; ++i) to[i] = static_cast<T>(read(from[i]));
+        return;
+    }
+    for (int i = 0; i < run.count; ++i) to[i] = static_cast<T>(read(from[run.offset[i] - run.offset[0]]));
+    for (int i = run.count; i < kLanes; ++i) to[i] = 0;
+}
+
+template <class T, class E, class F>
+inline void store_row(E* to, const Run& run, F write, const T* from) {
+    if (run.contiguous && run.count == kLanes) {
+        for (int i = 0; i < kLanes; ++i) to[i] = write(from[i]);
+        return;
+    }
+    for (int i = 0; i < run.count; ++i) to[run.offset[i] - run.offset[0]] = write(from[i]);
 }

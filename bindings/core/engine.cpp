@@ -248,21 +248,15 @@ int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
 int64_t row_offset(const Planes& p, int64_t i) { return i / p.patch_rows * p.stride[3] + i % p.patch_rows * p.stride[4]; }
 
-// Offsets of the columns [first, first + 16) and how many of them there are.
-struct Columns {
-    int64_t offset[kLanes];
-    int count;
-    bool contiguous;
-    Columns(const Planes& p, int64_t first) {
-        count = static_cast<int>(p.columns - first < kLanes ? p.columns - first : kLanes);
-        contiguous = true;
-        for (int i = 0; i < count; ++i) {
-            const int64_t j = first + i;
-            offset[i] = j / p.patch_columns * p.stride[5] + j % p.patch_columns * p.stride[6];
-            contiguous = contiguous && offset[i] == offset[0] + i;
-        }
+Run columns_from(const Planes& p, int64_t first) {
+    Run run{{}, static_cast<int>(p.columns - first < kLanes ? p.columns - first : kLanes), true};
+    for (int i = 0; i < run.count; ++i) {
+        const int64_t j = first + i;
+        run.offset[i] = j / p.patch_columns * p.stride[5] + j % p.patch_columns * p.stride[6];
+        run.contiguous = run.contiguous && run.offset[i] == run.offset[0] + i;
     }
-};
+    return run;
+}
 
 int64_t plane_offset(const Planes& p, int64_t plane) {
     const int64_t inner = plane % p.inner, outer = plane / p.inner % p.outer, sample = plane / p.inner / p.outer;
@@ -271,13 +265,13 @@ int64_t plane_offset(const Planes& p, int64_t plane) {
 
 template <class T>
 void load_block(const Planes& p, int64_t plane, int64_t first, int64_t corner_rows, int corner_lanes, T* to) {
-    const int64_t base = plane_offset(p, plane);
-    const Columns columns(p, first);
-    for (int64_t i = 0; i < p.rows; ++i) {
-        load_run(p, base + row_offset(p, i), columns.offset, columns.contiguous, columns.count, to + i * kLanes);
-        if (i < corner_rows) {
-            for (int lane = 0; lane < corner_lanes; ++lane) to[i * kLanes + lane] = 0;
-        }
+    const Run run = columns_from(p, first);
+    const int64_t base = plane_offset(p, plane) + run.offset[0];
+    reading(p, [&](const auto* data, auto read) {
+        for (int64_t i = 0; i < p.rows; ++i) load_row(data + base + row_offset(p, i), run, read, to + i * kLanes);
+    });
+    for (int64_t i = 0; i < corner_rows; ++i) {
+        for (int lane = 0; lane < corner_lanes; ++lane) to[i * kLanes + lane] = 0;
     }
 }
 
@@ -355,13 +349,12 @@ void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const 
             }
         }
         transpose16(part, kLanes, tile, kLanes);
-        const Columns columns(job.out, j);
         if (added) {
-            const Columns from(job.other, j);
-            for (int i = 0; i < lanes; ++i) {
-                load_run(job.other, other_base + row_offset(job.other, first + i), from.offset, from.contiguous, from.count,
-                         extra + i * kLanes);
-            }
+            const Run run = columns_from(job.other, j);
+            reading(job.other, [&](const auto* data, auto read) {
+                data += other_base + run.offset[0];
+                for (int i = 0; i < lanes; ++i) load_row(data + row_offset(job.other, first + i), run, read, extra + i * kLanes);
+            });
         }
         for (int i = 0; i < lanes; ++i) {
             for (int v = 0; v < kVectors<T>; ++v) {
@@ -369,9 +362,12 @@ void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const 
                 if (added) value = value + gamma * at(extra, i)[v];
                 value = value + T(0);
             }
-            store_run(job.out, out_base + row_offset(job.out, first + i), columns.offset, columns.contiguous, columns.count,
-                      tile + i * kLanes);
         }
+        const Run run = columns_from(job.out, j);
+        writing<T>(job.out, [&](auto* data, auto write) {
+            data += out_base + run.offset[0];
+            for (int i = 0; i < lanes; ++i) store_row(data + row_offset(job.out, first + i), run, write, tile + i * kLanes);
+        });
     }
 }
 
