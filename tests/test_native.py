@@ -45,7 +45,7 @@ def expanded(x, size, t, *, noise=None, seeds=None, basis="dct", mode="exact", o
     tables = handles(basis, "up", size, coarse, mode), handles(basis, "synthesis", size, coarse, mode)
     rows = np.stack([kappa, times, np.zeros_like(times)], axis=1)
     given = None if noise is None else view(noise)
-    _native.plane_product(view(out), view(x), given, *tables, coarse, seeds, 0, rows, threads, isa)
+    _native.plane_product(view(out), view(x), given, *tables, coarse, seeds, 0, rows, threads, False, isa)
     return out
 
 
@@ -76,7 +76,7 @@ def test_every_table_has_the_reference_bits(basis, kind, isa):
     out = torch.empty(3, 2, *(coarse if kind == "down" else fine))
     _native.plane_product(
         view(out), view(torch.from_numpy(x)), None, handles(basis, kind, fine, coarse), None, (0, 0), None, 0,
-        weights([0.75, 0, 0]), 2, isa,
+        weights([0.75, 0, 0]), 2, False, isa,
     )  # fmt: skip
     expected = reference.rounded(0.75 * reference.both_sides(x, basis, kind, fine, coarse))
     assert_same_bits(out, expected)
@@ -105,7 +105,7 @@ def test_lift_adds_the_state_itself(isa):
     _native.plane_product(
         view(out), view(torch.from_numpy(v)), view(torch.from_numpy(z)), handles("dct", "up", fine, coarse),
         handles("dct", "lowpass", fine, coarse), (0, 0), None, 0,
-        np.stack([1 + (ratio - 1) * t, -gamma, gamma], axis=1), 2, isa,
+        np.stack([1 + (ratio - 1) * t, -gamma, gamma], axis=1), 2, False, isa,
     )  # fmt: skip
     assert_same_bits(out, reference.lift(z, v, t))
 
@@ -204,6 +204,44 @@ def test_double_and_fast_stay_within_their_bounds(isa):
     assert np.abs(fast - expected).max() < 250 * 2.0**-24 * size  # 90 + 160 roundings of sums
 
 
+# Reasons: dense alone; odd; one step; every step; a factor of 5 below; Wan's 90 = 2 * 45.
+@pytest.mark.parametrize("n", [1, 7, 16, 128, 160, 90])
+@pytest.mark.parametrize("isa", ISAS)
+def test_factorised_cosine_transforms(n, isa):
+    x = random(1, 2, n, n)
+    for synthesis in (False, True):
+        out = torch.empty(1, 2, n, n)
+        side = _native.fast_dct(n, synthesis)
+        _native.plane_product(
+            view(out), view(torch.from_numpy(x)), None, (side, side), None, (0, 0), None, 0, weights([1.0, 0, 0]), 2,
+            False, isa,
+        )  # fmt: skip
+        T = table("dct", "synthesis" if synthesis else "analysis", n, n)
+        expected = T @ x.astype(np.float64) @ T.T
+        # Each of at most 2 log2 n + 2 steps per side rounds three times; a dense block of 15 rounds its sums.
+        bound = 2 * (3 * (2 * np.log2(n) + 2) + 15) * 2.0**-24
+        error = np.linalg.norm(out.numpy() - expected, axis=(-2, -1)) / np.linalg.norm(expected, axis=(-2, -1))
+        assert error.max() < bound
+
+
+@pytest.mark.parametrize("threads", [1, 16], ids=["by plane", "by block"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_fast_expansion_in_the_frequency_domain(isa, threads):
+    coarse, fine, times = (33, 24), (64, 50), np.array([0.6, 0.0])
+    x, noise = random(2, 3, *coarse), random(2, 3, *fine, seed=1)
+    noise[1] = np.nan  # has no weight
+    expected, _ = reference.expand(x, fine, times, noise=noise)
+    _, kappa = reference.align_time(times, reference.resolution_ratio(fine, coarse))
+    out = torch.empty(2, 3, *fine)
+    analysis = tuple(_native.fast_dct(n, False) for n in coarse)
+    synthesis = tuple(_native.fast_dct(n, True) for n in fine)
+    _native.plane_product(
+        view(out), view(torch.from_numpy(x)), view(torch.from_numpy(noise)), analysis, synthesis, coarse, None, 0,
+        np.stack([kappa, times, 0 * times], axis=1), threads, True, isa,
+    )  # fmt: skip
+    assert np.abs(out.numpy() - expected).max() < (33 + 24 + 64 + 50) * 2.0**-24 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_noise_has_the_reference_bits(dtype, isa):
@@ -255,5 +293,5 @@ def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         _native.plane_product(
             view(given["out"]), view(given["x"]), None, *tables, (8, 8), given["seeds"], 0, given["weights"], 1,
-            given["isa"],
+            False, given["isa"],
         )  # fmt: skip

@@ -205,11 +205,13 @@ bool product(const Folded& table, const float* data, int64_t stride, int64_t zer
     }
     enter(table, data, stride, slots);
     butterflies(table.in_ops, table.in_count, slots);
+    rotate(table.rotations_in, table.rotations_in_count, slots);
     for (int32_t n = 0; n < table.leaf_count; ++n) {
         const Leaf& leaf = table.leaves[n];
         gemm(table.packed_single + leaf.offset, slots + leaf.in * kLanes, leaf.K, leaf.m / kRowsPlain,
              zeros_of(table, leaf, zero_rows), out + leaf.out * kLanes);
     }
+    rotate(table.rotations_out, table.rotations_out_count, out);
     butterflies(table.out_ops, table.out_count, out);
     leave(table, out, result);
     return true;
@@ -246,13 +248,17 @@ inline void clear(T* from, int64_t count) {
 
 int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-int64_t row_offset(const Planes& p, int64_t i) { return i / p.patch_rows * p.stride[3] + i % p.patch_rows * p.stride[4]; }
+// Offset of index i on an axis cut into patches. Divisions cost as much as a row of arithmetic, so whole axes have none.
+inline int64_t offset_of(int64_t i, int64_t patch, int64_t stride, int64_t patch_stride) {
+    return patch == 1 ? i * stride : i / patch * stride + i % patch * patch_stride;
+}
+
+inline int64_t row_offset(const Planes& p, int64_t i) { return offset_of(i, p.patch_rows, p.stride[3], p.stride[4]); }
 
 Run columns_from(const Planes& p, int64_t first) {
     Run run{{}, static_cast<int>(p.columns - first < kLanes ? p.columns - first : kLanes), true};
     for (int i = 0; i < run.count; ++i) {
-        const int64_t j = first + i;
-        run.offset[i] = j / p.patch_columns * p.stride[5] + j % p.patch_columns * p.stride[6];
+        run.offset[i] = offset_of(first + i, p.patch_columns, p.stride[5], p.stride[6]);
         run.contiguous = run.contiguous && run.offset[i] == run.offset[0] + i;
     }
     return run;
@@ -297,8 +303,12 @@ void draw_block(const Job& job, int64_t plane, int64_t rows, int64_t first, int6
     }
 }
 
+const double* weights_of(const Job& job, int64_t plane) {
+    return job.weights + job.weight_stride * (plane / (job.out.outer * job.out.inner));
+}
+
 template <class T>
-bool rows_of(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, T* half) {
+bool rows_of(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, T* half, const T* spectrum) {
     const Folded& table = *job.term[term].rows;
     const int64_t first = block * kLanes;
     T *const in = reinterpret_cast<T*>(s.in), *const result = reinterpret_cast<T*>(s.first);
@@ -313,7 +323,18 @@ bool rows_of(const Job& job, int term, int64_t plane, int64_t block, Scratch& s,
         } else {
             draw_block(job, plane, table.K, first, job.corner_rows, corner_lanes, in);
         }
-        zero_rows = corner_lanes == kLanes ? job.corner_rows : 0;
+        zero_rows = corner_lanes == kLanes && !job.spectral ? job.corner_rows : 0;
+        if (job.spectral) {
+            // The corner is replaced before the weight of the noise could touch it; a weight of zero hides any noise.
+            const T beta = static_cast<T>(weights_of(job, plane)[1]);
+            const int64_t width = padded(job.corner_columns);
+            for (int64_t i = 0; i < table.K; ++i) {
+                T* const row = in + i * kLanes;
+                for (int lane = 0; lane < kLanes; ++lane) row[lane] = beta == 0 ? T(0) : beta * row[lane];
+                if (i >= job.corner_rows) continue;
+                for (int lane = 0; lane < corner_lanes; ++lane) row[lane] = spectrum[i * width + first + lane];
+            }
+        }
     }
     if (!product(table, in, kLanes, zero_rows, s, result)) return false;
     const int64_t height = padded(table.m);
@@ -325,14 +346,14 @@ bool rows_of(const Job& job, int term, int64_t plane, int64_t block, Scratch& s,
 template <class T>
 void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const T* const half[2]) {
     const int64_t first = block * kLanes, height = padded(job.out.rows), width = padded(job.out.columns);
-    const double* const weights = job.weights + job.weight_stride * (plane / (job.out.outer * job.out.inner));
+    const double* const weights = weights_of(job, plane);
     const T alpha = static_cast<T>(weights[0]), beta = static_cast<T>(weights[1]), gamma = static_cast<T>(weights[2]);
-    const bool second = job.has_second && beta != 0, added = job.has_other && gamma != 0;
+    const bool second = job.has_second && beta != 0 && !job.spectral, added = job.has_other && gamma != 0;
     T* const y = reinterpret_cast<T*>(s.first);
     T* const n = reinterpret_cast<T*>(s.second);
-    for (int term = 0; term <= (second ? 1 : 0); ++term) {
+    for (int term = job.spectral ? 1 : 0; term <= (second || job.spectral ? 1 : 0); ++term) {
         const Folded& table = *job.term[term].columns;
-        T* const result = term == 0 ? y : n;
+        T* const result = term == 0 || job.spectral ? y : n;
         product(table, half[term] + first, height, 0, s, result);
         clear(result + table.m * kLanes, (width - table.m) * kLanes);
     }
@@ -371,9 +392,24 @@ void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const 
     }
 }
 
-bool rows_entry(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, void* half) {
-    if (job.mode == Mode::f32) return rows_of(job, term, plane, block, s, static_cast<float*>(half));
-    return rows_of(job, term, plane, block, s, static_cast<double*>(half));
+template <class T>
+void spectrum_of(const Job& job, int64_t block, Scratch& s, const T* half, T* spectrum) {
+    const Folded& table = *job.term[0].columns;
+    const int64_t first = block * kLanes, height = padded(job.term[0].rows->m), width = padded(table.m);
+    T* const result = reinterpret_cast<T*>(s.first);
+    product(table, half + first, height, 0, s, result);
+    clear(result + table.m * kLanes, (width - table.m) * kLanes);
+    for (int64_t j = 0; j < width; j += kLanes) transpose16(result + j * kLanes, kLanes, spectrum + first * width + j, width);
+}
+
+bool rows_entry(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, void* half, const void* spectrum) {
+    if (job.mode == Mode::f32) return rows_of(job, term, plane, block, s, static_cast<float*>(half), static_cast<const float*>(spectrum));
+    return rows_of(job, term, plane, block, s, static_cast<double*>(half), static_cast<const double*>(spectrum));
+}
+
+void spectrum_entry(const Job& job, int64_t block, Scratch& s, const void* half, void* spectrum) {
+    if (job.mode == Mode::f32) return spectrum_of(job, block, s, static_cast<const float*>(half), static_cast<float*>(spectrum));
+    spectrum_of(job, block, s, static_cast<const double*>(half), static_cast<double*>(spectrum));
 }
 
 void columns_entry(const Job& job, int64_t plane, int64_t block, Scratch& s, const void* const half[2]) {
@@ -393,7 +429,8 @@ void columns_entry(const Job& job, int64_t plane, int64_t block, Scratch& s, con
 }  // namespace
 }  // namespace SK_ISA
 
-const Isa SK_JOIN(isa_, SK_ISA) = {SK_TEXT(SK_ISA), SK_VECTOR_BYTES, SK_ISA::rows_entry, SK_ISA::columns_entry,
+const Isa SK_JOIN(isa_, SK_ISA) = {SK_TEXT(SK_ISA), SK_VECTOR_BYTES, SK_ISA::rows_entry, SK_ISA::spectrum_entry,
+                                   SK_ISA::columns_entry,
                                    SK_ISA::noise_rows};
 
 }  // namespace sk

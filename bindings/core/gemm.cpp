@@ -107,4 +107,19 @@ void gemm(const float* table, const float* data, int64_t K, int64_t panels, int6
     plain(table, data, K, panels, skip, out);
 }
 
+void rotate(const Rotation* steps, int64_t count, float* slots) {
+    using V = Vector<float>::Type;
+    constexpr int lanes = SK_VECTOR_BYTES / 4;
+    for (int64_t n = 0; n < count; ++n) {
+        const Rotation& r = steps[n];
+        for (int first = 0; first < kLanes; first += lanes) {
+            V& p = *reinterpret_cast<V*>(slots + r.p * kLanes + first);
+            V& q = *reinterpret_cast<V*>(slots + r.q * kLanes + first);
+            const V x = p, y = q;
+            p = r.a * x + r.b * y;
+            q = r.c * x + r.d * y;
+        }
+    }
+}
+
 }  // namespace sk::SK_ISA

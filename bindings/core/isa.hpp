@@ -14,14 +14,18 @@ namespace sk {
 
 struct Job;
 struct Noise;
+struct Rotation;
 struct Scratch;
 
 struct Isa {
     const char* name;
     int vector_bytes;
     // First product of a term (0 or 1) for the block of columns [16 block, 16 block + 16) of plane `plane`, into `half`,
-    // which holds [column][row] of the result. Returns false when it met a NaN or an infinity.
-    bool (*rows)(const Job& job, int term, int64_t plane, int64_t block, Scratch& scratch, void* half);
+    // which holds [column][row] of the result. Returns false when it met a NaN or an infinity. A spectral job's second
+    // term takes its corner from `spectrum`.
+    bool (*rows)(const Job& job, int term, int64_t plane, int64_t block, Scratch& scratch, void* half, const void* spectrum);
+    // Spectral jobs: the second analysis, of rows [16 block, 16 block + 16) of half[0], into `spectrum` [row][column].
+    void (*spectrum)(const Job& job, int64_t block, Scratch& scratch, const void* half, void* spectrum);
     // Second product of all terms, weights and rounding for the rows [16 block, 16 block + 16).
     void (*columns)(const Job& job, int64_t plane, int64_t block, Scratch& scratch, const void* const half[2]);
     // Rows [4 group, 4 group + 4) of noise of the plane that begins at `base`.
@@ -38,6 +42,7 @@ void gemm_exact_one(const double* table, const double* high, int64_t K, int64_t 
                     double* cross);
 void gemm(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out);
 void gemm(const float* table, const float* data, int64_t K, int64_t panels, int64_t skip, float* out);
+void rotate(const Rotation* steps, int64_t count, float* slots);
 }  // namespace SK_ISA
 
 }  // namespace sk

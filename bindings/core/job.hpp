@@ -19,6 +19,12 @@ struct Butterfly {
     int32_t p, q;
 };
 
+// Slots (p, q) become (a p + b q, c p + d q).
+struct Rotation {
+    int32_t p, q;
+    float a, b, c, d;
+};
+
 // The way in and the way out of the slots, joined with the outermost butterflies: values `a` and `b` of the data go to
 // slots (p, q), or slots (p, q) come out as results (a, b). Without a partner q = b = -1.
 struct Door {
@@ -38,6 +44,8 @@ struct Folded {
     int32_t m, K, bits, out_slots, door_in_count, door_out_count, in_count, out_count, leaf_count;
     const Door *doors_in, *doors_out;
     const Butterfly *in_ops, *out_ops;  // between the doors and the leaves
+    const Rotation *rotations_in, *rotations_out;  // the same for the factorised cosine transforms of tier "fast"
+    int32_t rotations_in_count, rotations_out_count;
     const int32_t* source;              // slot -> index of the data, null when a butterfly mixes them
     const Leaf* leaves;
     const double* packed;        // exact: panels [K][4][2], high and low; f64: panels [K][8]
@@ -57,9 +65,11 @@ struct Term {
     const Folded* columns = nullptr;
 };
 
-// y = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0 for every plane.
+// y = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0 for every plane. Or, when `spectral` (tier "fast"): M is the
+// analysis on the coarse grid, its result fills the corner of beta E, and y = alpha (N_r [..] N_c^T).
 struct Job {
     Mode mode = Mode::exact;
+    bool spectral = false;
     Planes out, x, other;
     bool has_other = false;   // E is a tensor
     bool has_second = false;  // there is a second term; its E is `other` or drawn from seeds

@@ -30,7 +30,7 @@ class Buffers {
 
 struct Sizes {
     std::size_t slots = 0;    // largest number of slots or results, for one buffer of a scratch
-    std::size_t half[2] = {};  // elements between the products of each term
+    std::size_t half[3] = {};  // elements between the products of each term, and of the spectrum
 
     explicit Sizes(const Job& job) {
         for (int term = 0; term < (job.has_second ? 2 : 1); ++term) {
@@ -40,9 +40,10 @@ struct Sizes {
             }
             half[term] = static_cast<std::size_t>(padded(job.term[term].columns->K) * padded(job.term[term].rows->m));
         }
+        half[2] = job.spectral ? half[0] : 0;
     }
     std::size_t scratch() const { return 7 * slots * kLanes; }
-    std::size_t halves() const { return half[0] + half[1]; }
+    std::size_t halves() const { return half[0] + half[1] + half[2]; }
 };
 
 double weight(const Job& job, int64_t plane, int which) {
@@ -50,7 +51,7 @@ double weight(const Job& job, int64_t plane, int which) {
 }
 
 // Terms that take part in a plane: a weight of zero leaves the second one out, whatever it holds.
-int terms_of(const Job& job, int64_t plane) { return job.has_second && weight(job, plane, 1) != 0 ? 2 : 1; }
+int terms_of(const Job& job, int64_t plane) { return job.spectral || (job.has_second && weight(job, plane, 1) != 0) ? 2 : 1; }
 
 void fill_nan(const Planes& p, int64_t plane) {
     const int64_t inner = plane % p.inner, outer = plane / p.inner % p.outer, sample = plane / p.inner / p.outer;
@@ -87,7 +88,7 @@ struct Memory {
     }
     double* half(int worker, int term) const {
         double* const first = shared ? shared : data + worker * step + sizes.scratch();
-        return first + (term == 0 ? 0 : sizes.half[0]);
+        return first + (term == 0 ? 0 : term == 1 ? sizes.half[0] : sizes.half[0] + sizes.half[1]);
     }
 
   private:
@@ -109,13 +110,20 @@ void plane_product(const Job& job, const Isa& isa, int threads) {
     const int64_t row_blocks = padded(job.out.rows) / kLanes;
     const auto column_blocks = [&](int term) { return padded(job.term[term].columns->K) / kLanes; };
 
+    const int64_t spectrum_blocks = job.spectral ? padded(job.term[0].rows->m) / kLanes : 0;
+
     if (threads == 1 || (planes >= kPlanesPerThread * threads && threads * sizes.halves() <= kMostHalves)) {
         const Memory memory(sizes, threads, true);
         parallel_for(planes, threads, [&](int64_t plane, int worker) {
             Scratch scratch = memory.scratch(worker);
+            void* const spectrum = memory.half(worker, 2);
             for (int term = 0; term < terms_of(job, plane); ++term) {
                 for (int64_t block = 0; block < column_blocks(term); ++block) {
-                    if (!isa.rows(job, term, plane, block, scratch, memory.half(worker, term))) return fill_nan(job.out, plane);
+                    if (!isa.rows(job, term, plane, block, scratch, memory.half(worker, term), spectrum)) return fill_nan(job.out, plane);
+                }
+                if (term == 1) break;
+                for (int64_t block = 0; block < spectrum_blocks; ++block) {
+                    isa.spectrum(job, block, scratch, memory.half(worker, 0), spectrum);
                 }
             }
             const void* const halves[2] = {memory.half(worker, 0), memory.half(worker, 1)};
@@ -124,15 +132,27 @@ void plane_product(const Job& job, const Isa& isa, int threads) {
         return;
     }
     const Memory memory(sizes, threads, false);
+    void* const spectrum = memory.half(0, 2);
     const void* const halves[2] = {memory.half(0, 0), memory.half(0, 1)};
     for (int64_t plane = 0; plane < planes; ++plane) {
         const int64_t first = column_blocks(0), all = terms_of(job, plane) == 2 ? first + column_blocks(1) : first;
         std::atomic<bool> finite{true};
-        parallel_for(all, threads, [&](int64_t n, int worker) {
-            Scratch scratch = memory.scratch(worker);
-            const int term = n < first ? 0 : 1;
-            if (!isa.rows(job, term, plane, term == 0 ? n : n - first, scratch, memory.half(0, term))) finite.store(false);
-        });
+        const auto rows = [&](int64_t from, int64_t to) {
+            parallel_for(to - from, threads, [&](int64_t number, int worker) {
+                Scratch scratch = memory.scratch(worker);
+                const int64_t n = from + number;
+                const int term = n < first ? 0 : 1;
+                if (!isa.rows(job, term, plane, term == 0 ? n : n - first, scratch, memory.half(0, term), spectrum)) finite.store(false);
+            });
+        };
+        rows(0, job.spectral ? first : all);
+        if (job.spectral && finite.load()) {
+            parallel_for(spectrum_blocks, threads, [&](int64_t block, int worker) {
+                Scratch scratch = memory.scratch(worker);
+                isa.spectrum(job, block, scratch, memory.half(0, 0), spectrum);
+            });
+            rows(first, all);
+        }
         if (!finite.load()) {
             fill_nan(job.out, plane);
             continue;

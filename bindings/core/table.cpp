@@ -109,7 +109,10 @@ bool centrosymmetric(const Block& block, Mirror mirror) {
     return true;
 }
 
+}  // namespace
+
 struct Folder {
+    std::vector<Rotation> rotations_in, rotations_out;
     std::vector<Butterfly> in_ops, out_ops;
     std::vector<Block> leaves;
     std::size_t outermost_in = 0;         // the outermost butterflies of the input are those before this one
@@ -196,6 +199,8 @@ struct Folder {
     }
 };
 
+namespace {
+
 // The power of two just above a magnitude; 1 where it is 0.
 double grid_above(double magnitude) {
     int exponent = 0;
@@ -258,7 +263,10 @@ void Table::build(int64_t m, int64_t K, std::vector<double> high, std::vector<do
     std::iota(all.out.begin(), all.out.end(), 0);
     Folder folder;
     folder.fold(std::move(all), true);
+    lay_out(m, K, folder);
+}
 
+void Table::lay_out(int64_t m, int64_t K, const Folder& folder) {
     const int32_t slices = view.mode == Mode::exact ? 2 : 1, panel = view.mode == Mode::exact ? kRowsExact : kRowsPlain;
     int64_t offset = 0;
     int32_t slots = 0;
@@ -282,6 +290,16 @@ void Table::build(int64_t m, int64_t K, std::vector<double> high, std::vector<do
     for (std::size_t n = 0; n < std::min(folder.outermost_out, folder.out_ops.size()); ++n) {
         out_ops.push_back({slot_out[folder.out_ops[n].p], slot_out[folder.out_ops[n].q]});
     }
+    for (Rotation r : folder.rotations_in) {
+        r.p = slot_in[r.p];
+        r.q = slot_in[r.q];
+        rotations_in.push_back(r);
+    }
+    for (Rotation r : folder.rotations_out) {
+        r.p = slot_out[r.p];
+        r.q = slot_out[r.q];
+        rotations_out.push_back(r);
+    }
     if (view.mode == Mode::f32) {
         packed_single = Aligned<float>(offset);
         pack(folder.leaves, packed_single);
@@ -298,7 +316,11 @@ void Table::build(int64_t m, int64_t K, std::vector<double> high, std::vector<do
     view.door_out_count = static_cast<int32_t>(doors_out.size());
     view.doors_in = doors_in.data();
     view.doors_out = doors_out.data();
-    view.source = folder.in_ops.empty() ? source.data() : nullptr;
+    view.rotations_in = rotations_in.data();
+    view.rotations_out = rotations_out.data();
+    view.rotations_in_count = static_cast<int32_t>(rotations_in.size());
+    view.rotations_out_count = static_cast<int32_t>(rotations_out.size());
+    view.source = folder.in_ops.empty() && folder.rotations_in.empty() ? source.data() : nullptr;
     view.in_ops = in_ops.data();
     view.out_ops = out_ops.data();
     view.leaves = leaves.data();
@@ -307,6 +329,113 @@ void Table::build(int64_t m, int64_t K, std::vector<double> high, std::vector<do
     view.leaf_count = static_cast<int32_t>(leaves.size());
     view.packed = packed.data.get();
     view.packed_single = packed_single.data.get();
+}
+
+namespace {
+
+// Cosine transforms by the factorisation of G. Plonka and M. Tasche, "Fast and numerically stable algorithms for discrete
+// cosine transforms", Linear Algebra Appl. 394 (2005): every step is orthogonal up to a factor, so errors do not grow.
+struct CosineFolder : Folder {
+    static constexpr int32_t kDense = 32;  // blocks below this are multiplied out
+
+    // DCT-II of `in` into `out`, times `scale`:  [II of the sums; IV of the differences] of the folded input.
+    void second(const std::vector<int32_t>& in, const std::vector<int32_t>& out, double scale, bool top) {
+        const auto n = static_cast<int32_t>(in.size());
+        if (n < kDense || n % 2 != 0) return dense(in, out, scale, false);
+        std::vector<int32_t> sums, differences, even, odd;
+        for (int32_t j = 0; j < n / 2; ++j) {
+            if (top) {
+                in_ops.push_back({in[j], in[n - 1 - j]});
+            } else {
+                rotations_in.push_back({in[j], in[n - 1 - j], 1, 1, 1, -1});
+            }
+            sums.push_back(in[j]);
+            differences.push_back(in[n - 1 - j]);
+            even.push_back(out[2 * j]);
+            odd.push_back(out[2 * j + 1]);
+        }
+        if (top) outermost_in = in_ops.size();
+        second(sums, even, scale * std::sqrt(0.5), false);
+        fourth(differences, odd, scale * std::sqrt(0.5));
+    }
+
+    // DCT-IV: rotations by (2 j + 1) pi / 4 m, two DCT-II of half the size, butterflies.
+    void fourth(const std::vector<int32_t>& in, const std::vector<int32_t>& out, double scale) {
+        const auto m = static_cast<int32_t>(in.size()), half = m / 2;
+        if (m < kDense || m % 2 != 0) return dense(in, out, scale, true);
+        std::vector<int32_t> first, other, to_first(half), to_other(half);
+        for (int32_t j = 0; j < half; ++j) {
+            const double angle = 3.14159265358979323846 * (2 * j + 1) / (4 * m), sign = j % 2 == 0 ? 1 : -1;
+            const auto c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
+            rotations_in.push_back({in[j], in[m - 1 - j], c, s, static_cast<float>(sign) * s, static_cast<float>(-sign) * c});
+            first.push_back(in[j]);
+            other.push_back(in[m - 1 - j]);
+        }
+        to_first[0] = out[0];
+        to_other[0] = out[m - 1];
+        for (int32_t k = 1; k < half; ++k) {
+            to_first[k] = out[2 * k];
+            to_other[half - k] = out[2 * k - 1];
+        }
+        second(first, to_first, scale, false);
+        second(other, to_other, scale, false);
+        const auto r = static_cast<float>(std::sqrt(0.5));
+        for (int32_t k = 1; k < half; ++k) rotations_out.push_back({out[2 * k], out[2 * k - 1], r, -r, r, r});
+    }
+
+    void dense(const std::vector<int32_t>& in, const std::vector<int32_t>& out, double scale, bool quarter) {
+        const auto n = static_cast<int32_t>(in.size());
+        Block block;
+        block.m = block.K = n;
+        block.in = in;
+        block.out = out;
+        const double pi = 3.14159265358979323846;
+        for (int32_t k = 0; k < n; ++k) {
+            for (int32_t j = 0; j < n; ++j) {
+                const double angle = quarter ? pi * (2 * k + 1) * (2 * j + 1) / (4 * n) : pi * k * (2 * j + 1) / (2 * n);
+                const double weight = std::sqrt((!quarter && k == 0 ? 1.0 : 2.0) / n);
+                block.high.push_back(static_cast<float>(scale * weight * std::cos(angle)));
+            }
+        }
+        block.low.assign(block.high.size(), 0.0);
+        leaves.push_back(std::move(block));
+    }
+
+    // The inverse: every step transposed, in the opposite order.
+    void transpose() {
+        std::vector<Rotation> in(rotations_out.rbegin(), rotations_out.rend()), out(rotations_in.rbegin(), rotations_in.rend());
+        for (std::vector<Rotation>* const steps : {&in, &out}) {
+            for (Rotation& r : *steps) std::swap(r.b, r.c);
+        }
+        rotations_in = std::move(in);
+        rotations_out = std::move(out);
+        out_ops = std::move(in_ops);
+        in_ops.clear();
+        outermost_in = 0;
+        outermost_out = 0;
+        for (Block& block : leaves) {
+            Block turned = block;
+            for (int32_t i = 0; i < block.m; ++i) {
+                for (int32_t j = 0; j < block.K; ++j) turned.high[static_cast<std::size_t>(j) * block.m + i] = block.h(i, j);
+            }
+            std::swap(turned.in, turned.out);
+            block = std::move(turned);
+        }
+    }
+};
+
+}  // namespace
+
+Table Table::fast_dct(int64_t n, bool synthesis) {
+    Table table;
+    table.view.mode = Mode::f32;
+    std::vector<int32_t> all(n);
+    std::iota(all.begin(), all.end(), 0);
+    CosineFolder folder;
+    folder.second(all, all, 1.0, true);
+    if (synthesis) folder.transpose();
+    table.lay_out(n, n, folder);
+    return table;
 }
 
 template <class T>

@@ -34,6 +34,9 @@ struct Table {
     Table(Mode mode, int64_t m, int64_t K, const double* values);
     Table(int64_t m, int64_t K, const float* slices);
 
+    // Tier "fast": the cosine transform of n points in float32, factorised into rotations and small dense blocks.
+    static Table fast_dct(int64_t n, bool synthesis);
+
     const Folded& folded() const { return view; }
     int64_t rows() const { return view.m; }
     int64_t columns() const { return view.K; }
@@ -44,9 +47,12 @@ struct Table {
     std::vector<Door> doors_in, doors_out;
     std::vector<Butterfly> in_ops, out_ops;
     std::vector<Leaf> leaves;
+    std::vector<Rotation> rotations_in, rotations_out;
     Aligned<double> packed;
     Aligned<float> packed_single;
 
+    Table() = default;
+    void lay_out(int64_t m, int64_t K, const struct Folder& folder);
     void build(int64_t m, int64_t K, std::vector<double> high, std::vector<double> low);
     template <class T> void pack(const std::vector<struct Block>& blocks, Aligned<T>& target);
 };

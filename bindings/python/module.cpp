@@ -86,13 +86,19 @@ const sk::Isa& isa_of(const std::string& name) {
 
 void plane_product(Array out, ReadOnly x, std::optional<ReadOnly> other, Tables first, std::optional<Tables> second,
                    std::pair<int64_t, int64_t> corner, std::variant<std::monostate, int64_t, Seeds> seeds, uint32_t stream,
-                   Weights weights, int threads, const std::string& isa_name) {
+                   Weights weights, int threads, bool spectral, const std::string& isa_name) {
     sk::Job job;
     job.mode = first.first->folded().mode;
     job.out = planes_of(out, "out");
     job.x = planes_of(x, "x");
     same_planes(job.x, job.out, "x");
-    job.term[0] = term_of(first, job.x.rows, job.x.columns, job.out, job.mode, "x");
+    job.spectral = spectral;
+    sk::Planes corner_planes = job.out;
+    corner_planes.rows = corner.first;
+    corner_planes.columns = corner.second;
+    if (spectral && !second) wrong("a spectral product needs a second term");
+    if (spectral && (corner.first > job.out.rows || corner.second > job.out.columns)) wrong("the corner must lie inside out");
+    job.term[0] = term_of(first, job.x.rows, job.x.columns, spectral ? corner_planes : job.out, job.mode, "x");
     if (other) {
         job.has_other = true;
         job.other = planes_of(*other, "other");
@@ -174,8 +180,13 @@ NB_MODULE(_native, m) {
             },
             "values"_a, "mode"_a, "float64 values [m, K]; mode is exact, double or fast.");
 
+    m.def("fast_dct", [](int64_t n, bool synthesis) {
+        if (n < 1) wrong("n must be at least 1");
+        return sk::Table::fast_dct(n, synthesis);
+    }, "n"_a, "synthesis"_a, "The cosine transform of n points in float32, factorised.");
+
     m.def("plane_product", &plane_product, "out"_a.noconvert(), "x"_a.noconvert(), "other"_a.none(), "first"_a,
-          "second"_a.none(), "corner"_a, "seeds"_a.none(), "stream"_a, "weights"_a, "threads"_a, "isa"_a = "",
+          "second"_a.none(), "corner"_a, "seeds"_a.none(), "stream"_a, "weights"_a, "threads"_a, "spectral"_a = false, "isa"_a = "",
           "out = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0 for views [B, C1, C2, h/p, p, w/p, p].");
     m.def("normal", &normal, "out"_a.noconvert(), "seeds"_a, "stream"_a, "threads"_a, "isa"_a = "",
           "Normal deviates into out [samples, planes, rows, columns].");

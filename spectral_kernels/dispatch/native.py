@@ -14,6 +14,8 @@ from spectral_kernels import _native, bases  # pyright: ignore[reportAttributeAc
 def table(basis: str, kind: str, fine: int, coarse: int, mode: str) -> "_native.Table":
     """A table folded and packed for the core, kept for the next call. Modes are "exact", "double" and "fast"."""
     cpu = torch.device("cpu")
+    if mode == "fast" and basis == "dct" and kind in ("analysis", "synthesis"):
+        return _native.fast_dct(fine, kind == "synthesis")
     if mode == "exact":
         return _native.Table(bases.sliced(basis, kind, fine, coarse, cpu))
     return _native.Table(bases.rounded(basis, kind, fine, coarse, torch.float64, cpu), mode)
@@ -36,6 +38,11 @@ def plane_product(
     Tensors are views [B, C1, C2, h/p, p, w/p, p]; `first` and `second` name the row and the column table, `weights` is
     float64 [1, 3] or [B, 3]; `mode` is "exact", "double" or "fast"; E is zero in the corner for the second term.
     """
+    # Without a promise of bits an expansion may go through the spectrum: analysis on the coarse grid into the corner of
+    # the noise, one synthesis on the fine grid. A quarter fewer operations than two terms.
+    spectral = mode == "fast" and second is not None and all(kind == "synthesis" for _, kind, _, _ in second)
+    if spectral:
+        first = [(basis, "analysis", coarse, coarse) for basis, _, _, coarse in first]
     _native.plane_product(
         out.detach(),
         x.detach(),
@@ -47,6 +54,7 @@ def plane_product(
         stream,
         weights,
         torch.get_num_threads(),
+        spectral,
     )
 
 
