@@ -97,7 +97,7 @@ def posterior_mean(z: Tensor, t: float, data: Tensor) -> Tensor:
     """E[x | z] for z = (1 - t) x + t noise and x uniform over the rows of `data`."""
     s = 1 - t
     logits = (s * z @ data.T - 0.5 * s * s * (data * data).sum(1)) / (t * t)
-    return torch.softmax(logits.double(), dim=-1).to(z.dtype) @ data
+    return torch.softmax(logits, dim=-1) @ data
 
 
 def crop_velocity(z: Tensor, t: float, data: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ def study(kind: str, batch: int | None = None) -> Iterator[Row]:
     if kind.startswith("analytic"):
         truth, noise, velocity, states = analytic(float(kind.split("=")[1])), None, None, []
     else:
-        noise, velocity = sampler(kind, batch or {"crops": 32, "patches": 8}[kind])
+        noise, velocity = sampler(kind, batch or {"crops": 32, "patches": 4}[kind])
         states, velocities = sample(noise, velocity, None, [])
         truth = torch.stack(velocities)
         for nfe in range(10, 17):

@@ -118,6 +118,10 @@ def test_strides(name):
         assert_same_bits(
             forecast([h[0, 0, 0, 0].expand(7, 3) for h in base], weights), straight[0, 0, 0, 0].expand(7, 3)
         )
+        # Tokens behind a prefix, batch 1: contiguous, but with a stride that no contiguous tensor of that shape has.
+        tokens = [torch.cat([h[:, :2], h], 1)[:1, 2:] for h in base]
+        assert tokens[0].is_contiguous()
+        assert_same_bits(forecast([*tokens[:2], tokens[2].clone()], weights), straight[:1])
         pair = forecast(last, torch.stack([weights, -weights]))
         assert_same_bits(pair[0], straight)
         assert_same_bits(pair[1], -straight)

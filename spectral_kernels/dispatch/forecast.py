@@ -97,15 +97,15 @@ def _into(features: Sequence[Tensor], exponents: Sequence[Tensor], weights: Tens
     """Run one backend over flat memory."""
     if out.numel() == 0:
         return
-    flat = [_flat(h, features[-1]) for h in features]
-    result = out.as_strided((weights.shape[0], flat[-1].numel()), (flat[-1].numel(), 1))
+    tables = _laid_out(features)
+    result = out.as_strided((weights.shape[0], tables[-1].numel()), (tables[-1].numel(), 1))
     name = choose(out)
     if name == "triton":
         from spectral_kernels.kernels import forecast as kernels
 
-        kernels.forecast(flat, exponents, weights, result)
+        kernels.forecast(tables, exponents, weights, result)
     else:
-        _torch_forecast(flat, exponents, weights, result)
+        _torch_forecast([_flat(h) for h in tables], exponents, weights, result)
 
 
 def _torch_forecast(features: list[Tensor], exponents: Sequence[Tensor], weights: Tensor, out: Tensor) -> None:
@@ -151,24 +151,36 @@ def _decode(codes: Tensor, exponents: Tensor, out: Tensor) -> None:
 
 def _empty_output(newest: Tensor, count: int, dtype: torch.dtype, device: str | None = None) -> Tensor:
     """[G, *shape], each forecast laid out like the newest feature (contiguous where that is not dense)."""
-    like = newest if _dense(newest) else newest.new_empty(newest.shape, device="meta")
-    strides = (newest.numel(), *like.stride())
+    if newest.is_contiguous() or not _dense(newest):
+        return torch.empty((count, *newest.shape), dtype=dtype, device=device or newest.device)
+    strides = (newest.numel(), *newest.stride())
     return torch.empty_strided((count, *newest.shape), strides, dtype=dtype, device=device or newest.device)
 
 
-def _flat(feature: Tensor, newest: Tensor) -> Tensor:
-    """The elements in the memory order of the output: a view where the strides agree, else a copy."""
-    if _dense(newest):
-        if feature.stride() != newest.stride():
-            feature = torch.empty_strided(
-                newest.shape, newest.stride(), dtype=feature.dtype, device=feature.device
-            ).copy_(feature)
-        return feature.as_strided((feature.numel(),), (1,))
-    return feature.contiguous().reshape(-1)
+def _laid_out(features: Sequence[Tensor]) -> list[Tensor]:
+    """The features in the memory order of the output: themselves where they have it, else copies."""
+    newest = features[-1]
+    strides = newest.stride()
+    # Contiguous says more than equal strides: those of a dimension of size 1 mean nothing, and slices of tokens have
+    # odd ones.
+    if newest.is_contiguous() or not _dense(newest):
+        return [h.contiguous() for h in features]
+    if all(h.stride() == strides for h in features):
+        return list(features)
+    return [
+        h if h.stride() == strides else torch.empty_strided(h.shape, strides, dtype=h.dtype, device=h.device).copy_(h)
+        for h in features
+    ]
+
+
+def _flat(dense: Tensor) -> Tensor:
+    return dense.view(-1) if dense.is_contiguous() else dense.as_strided((dense.numel(),), (1,))
 
 
 def _dense(tensor: Tensor) -> bool:
     """Whether the elements fill one run of memory, in any order of dimensions."""
+    if tensor.is_contiguous():
+        return True
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:
@@ -217,9 +229,9 @@ def chebyshev_forecast(
     if out.numel() and choose(out) == "triton" and not any(h.dtype == torch.float64 for h in features):
         from spectral_kernels.kernels import forecast as kernels
 
-        flat = [_flat(h, features[-1]) for h in features]
-        result = out.as_strided((targets.shape[0], flat[-1].numel()), (flat[-1].numel(), 1))
-        kernels.chebyshev_forecast(flat, positions, targets, num_steps, degree, ridge, blend, result)
+        tables = _laid_out(features)
+        result = out.as_strided((targets.shape[0], tables[-1].numel()), (tables[-1].numel(), 1))
+        kernels.chebyshev_forecast(tables, positions, targets, num_steps, degree, ridge, blend, result)
     else:
         _into(features, [], chebyshev_weights(positions, targets, num_steps, degree, ridge, blend), out)
     return out

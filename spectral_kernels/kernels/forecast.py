@@ -242,7 +242,7 @@ def _bytes(tensor: Tensor) -> Tensor:
 def forecast(
     features: Sequence[Tensor], exponents: Sequence[Tensor], weights: Tensor, out: Tensor, launch: Launch = LAUNCH
 ) -> None:
-    """out[g] = sum_k weights[g, k] features[k]; features flat [F], out [G, F]."""
+    """out[g] = sum_k weights[g, k] features[k]; features of F elements in one memory order, out [G, F]."""
     count, size = len(features), out.shape[1]
     K = triton.next_power_of_2(count)
     if K > MOST_POINTERS:

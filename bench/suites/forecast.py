@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weighted sum at the sizes of real models, against the forms in use and against a copy of as many bytes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import forecast_peers as peers
+from bench.case import Case, Provider, Tunable
+from spectral_kernels import chebyshev_forecast, chebyshev_weights, evaluation_steps, forecast
+
+TESTS = ["tests/test_forecast_weights.py", "tests/test_forecast.py"]
+
+STEPS = evaluation_steps(50)
+
+# name, features, (tokens, width), targets; FLUX.1 at 1024 px
+SIZES = [
+    ("flux-k4", 4, (4096, 3072), 1),
+    ("flux-k8", 8, (4096, 3072), 1),
+    ("flux-k14", 14, (4096, 3072), 1),
+    ("flux-k8-g4", 8, (4096, 3072), 4),
+]
+TINY = [("tiny", 3, (5, 7), 1), ("tiny-g2", 4, (8, 16), 2)]
+
+
+def cases(device: str, tiny: bool = False) -> Iterator[Case]:
+    for name, count, shape, targets in TINY if tiny else SIZES:
+        yield _case(name, count, shape, targets, device)
+
+
+def _case(name: str, count: int, shape: tuple[int, int], targets: int, device: str) -> Case:
+    features = make(count, shape, device)
+    goals = [STEPS[count - 1] + 1 + g for g in range(targets)]
+    weights = chebyshev_weights(STEPS[:count], goals if targets > 1 else goals[0], 50)
+    size = shape[0] * shape[1]
+    return Case(
+        name=name,
+        op="forecast",
+        shape=(count, *shape),
+        dtype="bfloat16",
+        bytes=(count + targets) * size * 2,
+        flops=2 * count * targets * size,
+        expected=lambda: expected(features, weights),
+        providers=_providers(features, weights, goals),
+        facts={"features": count, "targets": targets},
+    )
+
+
+def make(count: int, shape: tuple[int, int], device: str) -> list[Tensor]:
+    """A slowly moving feature: neighbours are alike, as in a denoiser."""
+    generator = torch.Generator().manual_seed(count)
+    base, drift = torch.randn(2, *shape, generator=generator).unbind(0)
+    return [(base + 0.02 * step * drift).to(device, torch.bfloat16) for step in STEPS[:count]]
+
+
+def expected(features: list[Tensor], weights: Tensor) -> np.ndarray:
+    rows = weights.double().reshape(-1, len(features)).tolist()
+    sums = []
+    for row in rows:
+        total = torch.zeros(features[0].shape, dtype=torch.float64)
+        for w, h in zip(row, features, strict=True):
+            total += w * h.cpu().double()
+        sums.append(total)
+    return torch.stack(sums).reshape(*weights.shape[:-1], *features[0].shape).numpy()
+
+
+def _providers(features: list[Tensor], weights: Tensor, goals: list[int]) -> list[Provider]:
+    # bfloat16 rounds the result by 2^-9; the peers round inside as well: coefficients, products, times.
+    near, loose = 2.0**-8, 0.1
+    count, device, size = len(features), features[0].device, features[0].numel()
+    steps, values = STEPS[:count], weights.tolist()
+    single = weights.ndim == 1
+
+    def each(run: Callable[[Any, int], Tensor]) -> Callable[[], Tensor]:
+        """Once per target: what a form that knows one target has to do."""
+        if single:
+            return lambda: run(values, goals[0])
+        return lambda: torch.stack([run(row, goal) for row, goal in zip(values, goals, strict=True)])
+
+    target = goals[0] if single else goals
+    history = torch.stack([h.reshape(-1) for h in features])
+    ring = history.float()
+    shape = features[0].shape
+    at_step = {"steps": steps, "num_steps": 50}
+    found = [
+        Provider("forecast", lambda: forecast(features, weights), near),
+        Provider("weights and forecast", lambda: forecast(features, chebyshev_weights(steps, target, 50)), near),
+        Provider("chain", each(lambda row, goal: peers.chain(features, row)), near),
+        Provider("chain, in place", each(lambda row, goal: peers.chain_in_place(features, row)), near),
+        Provider("chain, bfloat16", each(lambda row, goal: peers.chain_in_dtype(features, row)), loose),
+        Provider("stack and matmul", lambda: peers.stacked(features, weights.to(device)), loose, graph=False),
+        Provider(
+            "official form",
+            each(lambda row, goal: peers.official(history, target=goal, **at_step).view(shape)),
+            loose,
+            graph=False,
+        ),
+        Provider(
+            "sglang form",
+            each(lambda row, goal: peers.sglang(ring, torch.bfloat16, target=goal, **at_step).view(shape)),
+            loose,
+            graph=False,
+        ),
+    ]
+    # A copy that moves as many bytes as the case must: half of them read, half written.
+    source = torch.zeros((count + len(goals)) * size // 2, dtype=torch.bfloat16, device=device)
+    copied = torch.empty_like(source)
+    found.append(Provider("copy (floor)", lambda: copied.copy_(source), tolerance=None))
+    if device.type == "cuda":
+        x = torch.tensor(steps, dtype=torch.float64, device=device)
+        goal = torch.tensor(target, dtype=torch.float64, device=device)
+        found.append(Provider("times on the device", lambda: chebyshev_forecast(features, x, goal, 50), near))
+        on_device = weights.to(device)
+        found.append(Provider("weights on the device", lambda: forecast(features, on_device), near))
+    return found
+
+
+def tunables(device: str) -> Iterator[Tunable]:
+    """Block and warps of the Triton kernel (on a CPU: of the interpreter, as a rehearsal)."""
+    from spectral_kernels.kernels import forecast as kernels
+
+    shape = (4096, 3072) if device == "cuda" else (8, 64)
+    features = [h.reshape(-1) for h in make(8, shape, device)]
+    weights = chebyshev_weights(STEPS[:8], STEPS[7] + 1, 50)[None]
+    out = torch.empty(1, features[0].numel(), dtype=torch.bfloat16, device=device)
+
+    def answer(setting: kernels.Launch) -> Tensor:
+        kernels.forecast(features, [], weights, out, setting)
+        return out
+
+    yield Tunable(
+        name="flux-k8",
+        op="forecast",
+        shape=(8, *shape),
+        dtype="bfloat16",
+        current=kernels.LAUNCH,
+        candidates=[kernels.Launch(b, w) for b in (512, 1024, 2048, 4096) for w in (2, 4, 8, 16)],
+        answer=answer,
+    )
