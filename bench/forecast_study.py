@@ -57,7 +57,7 @@ FIXED = {len(s): s for s in (evaluation_steps(NUM_STEPS, window, 5, 0) for windo
 # ---------------------------------------------------------------- trajectories
 
 
-def analytic(rho: float, count: int = 256, seed: int = 0) -> Tensor:
+def analytic(rho: float, noise: float = 0.0, count: int = 256, seed: int = 0) -> Tensor:
     """[51, count] functions of tau = 2 i / 50 - 1: Re c / (z - tau), poles z spread over the ellipse rho, each scaled
     to RMS 1."""
     rng = np.random.default_rng(seed)
@@ -65,7 +65,8 @@ def analytic(rho: float, count: int = 256, seed: int = 0) -> Tensor:
     pole = 0.5 * (rho * np.exp(1j * angle) + np.exp(-1j * angle) / rho)
     tau = 2 * np.arange(NUM_STEPS + 1)[:, None] / NUM_STEPS - 1
     values = (np.exp(1j * rng.uniform(0, 2 * np.pi, count)) / (pole - tau)).real
-    return torch.tensor(values / np.sqrt((values**2).mean(0)), dtype=torch.float32)
+    values /= np.sqrt((values**2).mean(0))
+    return torch.tensor(values + noise * rng.standard_normal(values.shape), dtype=torch.float32)
 
 
 @functools.cache
@@ -208,7 +209,9 @@ def settings() -> Iterator[tuple[str, str, str, list[int], Callable[..., Tensor]
 def study(kind: str, batch: int | None = None) -> Iterator[Row]:
     """All rows of one kind of trajectory."""
     if kind.startswith("analytic"):
-        truth, noise, velocity, states = analytic(float(kind.split("=")[1])), None, None, []
+        facts = dict(part.split("=") for part in kind.split()[1:])
+        truth = analytic(**{name: float(value) for name, value in facts.items()})
+        noise, velocity, states = None, None, []
     else:
         noise, velocity = sampler(kind, batch or {"crops": 32, "patches": 4}[kind])
         states, velocities = sample(noise, velocity, None, [])

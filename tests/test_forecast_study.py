@@ -23,10 +23,11 @@ def test_a_broken_forecast_breaks_the_bound(monkeypatch):
 
 def test_analytic_functions_have_the_rate_of_their_ellipse():
     """Chebyshev coefficients fall like rho^-m: between m = 5 and m = 25 by rho^-20, to a factor of 4."""
-    values = study.analytic(1.5, 64).double().numpy()
+    values = study.analytic(1.5, count=64).double().numpy()
     tau = 2 * np.arange(51) / 50 - 1
     series = np.polynomial.chebyshev.chebfit(tau, values, 35)
     size = np.sqrt((series**2).mean(1))
+    assert abs((study.analytic(1.5, 0.3, 64).double().numpy() - values).std() - 0.3) < 0.02
     assert 1.5**20 / 4 < size[5] / size[25] < 1.5**20 * 4
 
 
@@ -67,6 +68,6 @@ def test_a_constant_velocity_is_forecast_without_error():
 
 
 def test_a_study_gives_whole_rows():
-    rows = list(study.study("analytic rho=2"))
+    rows = list(study.study("analytic rho=2 noise=0.1"))
     assert {row["sweep"] for row in rows} == {"forecasters", "ridge", "degree", "axis", "storage"}
     assert all(np.isfinite(row["feature_error"]) and row["nfe"] == len(row["steps"]) for row in rows)
