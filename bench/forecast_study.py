@@ -16,25 +16,22 @@ from the same noise, and `rmse` of the state at steps 10, 20, ..., 50 (the paper
 
 import functools
 import itertools
-import json
 import math
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench import rows
 from spectral_kernels import Forecaster, evaluation_steps
 from spectral_kernels import weights as makers
 
 NUM_STEPS = 50
-RESULTS = Path(__file__).parent / "results" / "forecast_study.jsonl"
+RESULTS = rows.RESULTS / "forecast_study.jsonl"
 
 Row = dict[str, Any]
 
@@ -210,7 +207,7 @@ def study(kind: str, batch: int | None = None) -> Iterator[Row]:
     """All rows of one kind of trajectory."""
     if kind.startswith("analytic"):
         facts = dict(part.split("=") for part in kind.split()[1:])
-        truth = analytic(**{name: float(value) for name, value in facts.items()})
+        truth = analytic(float(facts["rho"]), float(facts.get("noise", 0)))
         noise, velocity, states = None, None, []
     else:
         noise, velocity = sampler(kind, batch or {"crops": 32, "patches": 4}[kind])
@@ -239,7 +236,7 @@ def check_bounds() -> list[Row]:
     broken."""
     from numpy.polynomial import chebyshev
 
-    rows: list[Row] = []
+    found: list[Row] = []
     tau = np.linspace(-1, 1, 2001)
     for rho in (1.3, 1.6, 2.0, 3.0):
         # 1 / (a - tau) has its pole at rho_0 = 1.15 rho, and on the ellipse rho the largest magnitude at its right end.
@@ -250,19 +247,21 @@ def check_bounds() -> list[Row]:
         for degree in range(1, 9):
             error = np.abs(function(tau) - chebyshev.chebval(tau, series[: degree + 1])).max()
             bound = 2 * largest * rho**-degree / (rho - 1)
-            rows.append({"sweep": "series bound", "rho": rho, "degree": degree, "error": error, "bound": bound})
+            found.append({"sweep": "series bound", "rho": rho, "degree": degree, "error": error, "bound": bound})
             if error > bound:
                 raise ArithmeticError(f"Chebyshev truncation: {error} above its bound {bound} at rho = {rho}")
-            rows += _ridge_bound(function, series, degree, bound, rho)
+            found += _ridge_bound(function, series, degree, bound, rho)
     for order in (0, 1, 2, 3):
         for distance in (0.1, 0.4, 1.0):
             # exp expanded at 0 with its true derivatives: the largest derivative on the way is exp(distance).
             error = math.exp(distance) - sum(distance**j / math.factorial(j) for j in range(order + 1))
             bound = math.exp(distance) * distance ** (order + 1) / math.factorial(order + 1)
-            rows.append({"sweep": "Taylor bound", "order": order, "distance": distance, "error": error, "bound": bound})
+            found.append(
+                {"sweep": "Taylor bound", "order": order, "distance": distance, "error": error, "bound": bound}
+            )
             if error > bound:
                 raise ArithmeticError(f"Taylor remainder: {error} above its bound {bound} at order {order}")
-    return rows
+    return found
 
 
 def _ridge_bound(function, series: np.ndarray, degree: int, truncation: float, rho: float) -> Iterator[Row]:
@@ -285,19 +284,15 @@ def _ridge_bound(function, series: np.ndarray, degree: int, truncation: float, r
 
 
 def main(kinds: list[str]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    facts = {"commit": commit, "date": time.strftime("%Y-%m-%d"), "device": f"CPU {platform.machine()}"}
-    facts |= {"torch": torch.__version__, "study": "forecast"}
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        for row in check_bounds():
-            file.write(json.dumps({**facts, "data": "bounds", **row}) + "\n")
-        for kind in kinds:
-            begun = time.perf_counter()
-            for count, row in enumerate(study(kind), 1):
-                file.write(json.dumps({**facts, "data": kind, **row}) + "\n")
-                print(f"{kind}: {count} rows, {time.perf_counter() - begun:.0f} s", end="\r", flush=True)
-            print()
+    where = {**rows.circumstances("cpu"), "suite": "forecast study"}
+    for row in check_bounds():
+        rows.append({**where, "data": "bounds", **row}, RESULTS.stem)
+    for kind in kinds:
+        begun = time.perf_counter()
+        for count, row in enumerate(study(kind), 1):
+            rows.append({**where, "data": kind, **row}, RESULTS.stem)
+            print(f"{kind}: {count} rows, {time.perf_counter() - begun:.0f} s", end="\r", flush=True)
+        print()
 
 
 if __name__ == "__main__":

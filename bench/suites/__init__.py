@@ -9,7 +9,7 @@ tunables(device, tiny)  optional: yields `bench.case.Tunable`, the launch settin
 import importlib
 from types import ModuleType
 
-SUITES = ("expand",)
+SUITES = ("expand", "forecast")
 
 
 def load(name: str) -> ModuleType:

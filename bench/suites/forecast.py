@@ -118,11 +118,11 @@ def _providers(features: list[Tensor], weights: Tensor, goals: list[int]) -> lis
     return found
 
 
-def tunables(device: str) -> Iterator[Tunable]:
+def tunables(device: str, tiny: bool = False) -> Iterator[Tunable]:
     """Block and warps of the Triton kernel (on a CPU: of the interpreter, as a rehearsal)."""
     from spectral_kernels.kernels import forecast as kernels
 
-    shape = (4096, 3072) if device == "cuda" else (8, 64)
+    shape = (8, 64) if tiny else (4096, 3072)
     features = [h.reshape(-1) for h in make(8, shape, device)]
     weights = chebyshev_weights(STEPS[:8], STEPS[7] + 1, 50)[None]
     out = torch.empty(1, features[0].numel(), dtype=torch.bfloat16, device=device)
