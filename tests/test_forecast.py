@@ -139,12 +139,31 @@ def test_batch_and_chunks_do_not_matter(name):
             assert_same_bits(forecast([h[b] for h in features], weights), whole[b])
 
 
-def test_torch_blocks_do_not_matter(monkeypatch):
-    features = make(5, (1000,), DTYPES)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("inference", [False, True])
+def test_blocks_and_threads_of_torch_do_not_matter(monkeypatch, threads, inference):
+    features = [h.requires_grad_() for h in make(5, (1000,), DTYPES)]
+    features[1].data[777] = float("nan")
+    moments = torch.zeros(2, 1000, device=DEVICE)
+    row = torch.tensor([0.5, 2.0])
+
+    def run() -> list[torch.Tensor]:
+        summed = moments.clone()
+        ops.update_moments(summed, features[1].detach(), row)
+        return [forecast(features, [0.1, -0.2, 0.3, 0.4, 0.5]).detach(), summed]
+
+    before = torch.get_num_threads()
     with backend("torch"):
-        whole = forecast(features, [0.1, -0.2, 0.3, 0.4, 0.5])
-        monkeypatch.setattr(ops, "BLOCK", 64)
-        assert_same_bits(forecast(features, [0.1, -0.2, 0.3, 0.4, 0.5]), whole)
+        whole = run()
+        monkeypatch.setattr(ops, "BLOCK", 32)  # 32 blocks, the last one short
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode(inference):
+                parts = run()
+        finally:
+            torch.set_num_threads(before)
+    for a, b in zip(parts, whole, strict=True):
+        assert_same_bits(a, b)
 
 
 @pytest.mark.skipif("triton" not in BACKENDS, reason="needs Triton")

@@ -7,16 +7,21 @@ to the layout of the output first. Encoded features are flat codes with one powe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from spectral_kernels.dispatch import _forced, choose
 
-# 2^18 float32 accumulators (1 MiB) stay in a core's second-level cache; smaller blocks lose to the overhead of each
-# torch call (measured on 2 cores of an EPYC 9004, bfloat16, K = 8: 62, 50, 36, 28 ms for 2^15, 2^16, 2^17, 2^18).
-BLOCK = 1 << 18
+# Elements per block of the PyTorch backend. Accumulator and term (256 KiB) stay in a core's second-level cache, and
+# PyTorch runs a call on fewer than 32768 elements in the calling thread: no barrier between threads after every product
+# and sum, of which one forecast has a thousand. A multiple of 32, the elements that share an exponent.
+BLOCK = 32736
+
+# Threads of the PyTorch backend: each call holds Python's lock for a quarter of its time, so more of them would wait.
+WORKERS = 4
 
 NAN = math.nan
 
@@ -111,31 +116,61 @@ def _into(features: Sequence[Tensor], exponents: Sequence[Tensor], weights: Tens
 def _torch_forecast(features: list[Tensor], exponents: Sequence[Tensor], weights: Tensor, out: Tensor) -> None:
     """Block by block, so that the accumulator stays in cache; product and sum are two torch calls, hence two
     roundings."""
-    size, device = out.shape[1], out.device
+    device = out.device
     kind = torch.float64 if any(h.dtype == torch.float64 for h in features) else torch.float32
-    block = min(size, BLOCK)
-    total, term = (torch.empty(block, dtype=kind, device=device) for _ in range(2))
     rows = weights.to(kind).tolist() if weights.device.type == "cpu" else [row.unbind(0) for row in weights.to(kind)]
-    for start in range(0, size, block):
-        stop = min(size, start + block)
-        acc, product = total[: stop - start], term[: stop - start]
-        for row, result in zip(rows, out, strict=True):
-            for k, (w, h) in enumerate(zip(row, features, strict=True)):
-                into = product if k else acc
-                if exponents:
-                    _decode(h[start:stop], exponents[k][start // 32 : -(-stop // 32)], into)
-                    into.mul_(w)
-                elif h.dtype == kind:
-                    torch.mul(h[start:stop], w, out=into)
-                else:
-                    into.copy_(h[start:stop]).mul_(w)
-                if k:
-                    acc.add_(product)
-            result[start:stop].copy_(acc)
-            # A NaN's bits differ between processors. A sum shows whether there is one, at the price of one pass over
-            # the cache; on a GPU looking would be a synchronisation.
-            if device.type != "cpu" or math.isnan(acc.sum().item()):
-                result[start:stop].masked_fill_(acc.isnan(), NAN)
+
+    def work(begin: int, end: int, block: int) -> None:
+        total, term = (torch.empty(min(block, end - begin), dtype=kind, device=device) for _ in range(2))
+        for start in range(begin, end, block):
+            stop = min(end, start + block)
+            acc, product = total[: stop - start], term[: stop - start]
+            for row, result in zip(rows, out, strict=True):
+                for k, (w, h) in enumerate(zip(row, features, strict=True)):
+                    into = product if k else acc
+                    if exponents:
+                        _decode(h[start:stop], exponents[k][start // 32 : -(-stop // 32)], into)
+                        into.mul_(w)
+                    elif h.dtype == kind:
+                        torch.mul(h[start:stop], w, out=into)
+                    else:
+                        into.copy_(h[start:stop]).mul_(w)
+                    if k:
+                        acc.add_(product)
+                _round_into(acc, result[start:stop])
+
+    _shared_out(work, out.shape[1], device)
+
+
+def _round_into(acc: Tensor, result: Tensor) -> None:
+    """Rounded to the result's dtype, NaN with the one bit pattern that every backend writes."""
+    if result is not acc:
+        result.copy_(acc)
+    # A sum shows whether there is a NaN, at the price of one pass over the cache; on a GPU looking would synchronise.
+    if acc.device.type != "cpu" or math.isnan(acc.sum().item()):
+        result.masked_fill_(acc.isnan(), NAN)
+
+
+def _shared_out(work: Callable[[int, int, int], None], size: int, device: torch.device) -> None:
+    """work(begin, end, block) over all elements, by several threads where that is worth it."""
+    if device.type != "cpu":
+        work(0, size, 1 << 24)
+        return
+    blocks = -(-size // BLOCK)
+    workers = min(torch.get_num_threads(), WORKERS, blocks // 8)
+    if workers < 2:
+        work(0, size, BLOCK)
+        return
+    share = -(-blocks // workers) * BLOCK
+
+    def quietly(begin: int) -> None:
+        # What keeps autograd away is a property of the calling thread.
+        with torch.inference_mode():
+            work(begin, min(size, begin + share), BLOCK)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(quietly, begin) for begin in range(0, size, share)]:
+            done.result()
 
 
 def _decode(codes: Tensor, exponents: Tensor, out: Tensor) -> None:
@@ -317,16 +352,20 @@ def update_moments(moments: Tensor, feature: Tensor, row: Tensor) -> None:
 
         kernels.update_moments(moments, feature, row)
         return
-    size = feature.numel()
-    values, product = (torch.empty(min(size, BLOCK), dtype=torch.float32, device=moments.device) for _ in range(2))
     factors = row.tolist() if row.device.type == "cpu" else row.unbind(0)
-    for start in range(0, size, BLOCK):
-        stop = min(size, start + BLOCK)
-        h = values[: stop - start].copy_(feature[start:stop])
-        for factor, moment in zip(factors, moments, strict=True):
-            part = moment[start:stop].add_(torch.mul(h, factor, out=product[: stop - start]))
-            if part.device.type != "cpu" or math.isnan(part.sum().item()):
-                part.masked_fill_(part.isnan(), NAN)
+
+    def work(begin: int, end: int, block: int) -> None:
+        values, product = (
+            torch.empty(min(block, end - begin), dtype=torch.float32, device=moments.device) for _ in range(2)
+        )
+        for start in range(begin, end, block):
+            stop = min(end, start + block)
+            h = values[: stop - start].copy_(feature[start:stop])
+            for factor, moment in zip(factors, moments, strict=True):
+                part = moment[start:stop].add_(torch.mul(h, factor, out=product[: stop - start]))
+                _round_into(part, part)
+
+    _shared_out(work, feature.numel(), moments.device)
 
 
 @update_moments.register_fake
