@@ -52,8 +52,8 @@ def target_size(op: str, given: tuple[int, int], scale, size, grows: bool) -> tu
         for factor in factors:
             if isinstance(factor, bool) or not isinstance(factor, int | float):
                 raise TypeError(f"{op}: scale must be a number or a pair of numbers, got {scale!r}")
-            legal = math.isfinite(factor) and (factor > 1 if grows else 0 < factor < 1)
-            if not legal:
+            # torch.compile cannot trace math.isfinite of a symbolic number.
+            if not (1 < factor < math.inf if grows else 0 < factor < 1):
                 rule, other = ("above 1", "truncate") if grows else ("between 0 and 1", "expand")
                 raise ValueError(
                     f"{op}: scale is output over input and must be finite and {rule}, got {scale}; "
@@ -89,16 +89,17 @@ def _round(side: float) -> int:
     return max(1, math.floor(side + 0.5))
 
 
-def times(op: str, t, samples: int, device: torch.device, zero: bool = True) -> tuple[float, Tensor | None]:
-    """A time as (float, None), or (0.0, float64 tensor [samples]) when it is a tensor or one per sample.
+def times(op: str, t, samples: int, device: torch.device, zero: bool = True) -> tuple[float | None, Tensor | None]:
+    """A time as (number, None), or (None, float64 tensor [samples]) when it is a tensor or one per sample.
 
     `zero` says whether 0 is a time the op can do with. Times that can be seen without waiting for a device are checked
-    here; others turn into NaN when out of range.
+    here; others turn into NaN when out of range. While torch.compile traces, a number comes with its tensor, which the
+    op must be given: a number inside the graph would compile it anew for every value.
     """
     if isinstance(t, Tensor):
         if t.requires_grad:
             raise ValueError(f"{op}: t is a constant of the op and carries no gradient; pass t.detach()")
-        if not t.dtype.is_floating_point or t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, samples)):
+        if not t.dtype.is_floating_point or t.ndim > 1 or (t.ndim == 1 and t.shape[0] != 1 and t.shape[0] != samples):
             raise ValueError(
                 f"{op}: t must be a float or hold one per sample ({samples}), got {t.dtype} {tuple(t.shape)}"
             )
@@ -108,12 +109,20 @@ def times(op: str, t, samples: int, device: torch.device, zero: bool = True) -> 
         elif t.device != device and t.device.type != "cpu":
             raise ValueError(f"{op}: t is on {t.device} and x on {device}; move one of them")
         t = t.to(device=device, dtype=torch.float64).expand(samples)
-        return 0.0, torch.where((t >= 0) & (t <= 1), t, torch.nan)
+        return None, torch.where((t >= 0) & (t <= 1), t, torch.nan)
     if isinstance(t, Sequence) and not isinstance(t, str):
         if len(t) != samples:
             raise ValueError(f"{op}: t must be a float or hold one per sample ({samples}), got {len(t)}")
-        return 0.0, _on_device(tuple(_in_range(op, value, zero) for value in t), device)
-    return _in_range(op, t, zero), None
+        numbers = tuple(_in_range(op, value, zero) for value in t)
+        if torch.compiler.is_compiling() and numbers:
+            return None, torch.stack(
+                [torch.zeros((), dtype=torch.float64, device=device) + number for number in numbers]
+            )
+        return None, _on_device(numbers, device)
+    number = _in_range(op, t, zero)
+    if torch.compiler.is_compiling():
+        return number, torch.zeros(samples, dtype=torch.float64, device=device) + number
+    return number, None
 
 
 @lru_cache(maxsize=64)
@@ -131,7 +140,7 @@ def _in_range(op: str, t, zero: bool) -> float:
         )
     if not zero and t == 0:
         raise ValueError(f"{op}: t must be above 0, got {t}; at t = 0 the state is clean and has no velocity to lift")
-    return float(t)
+    return float(t) if isinstance(t, int) else t  # float() of a symbolic float would compile anew for each value
 
 
 def precision(op: str, value: str) -> str:

@@ -262,7 +262,7 @@ def spectral_lift(
     samples = arguments.samples_of(v)
     time, times = arguments.times(op, t, samples, v.device, zero=False)
     return plane_product(
-        v, z, None, times, None, time, "up", "lowpass", basis, list(fine), list(coarse), name,
+        v, z, None, times, None, _scalar(time, times), "up", "lowpass", basis, list(fine), list(coarse), name,
         "lift" if align else "hold", "", arguments.precision(op, precision), 0,
     )  # fmt: skip
 
@@ -276,17 +276,17 @@ def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision)
     time, times = arguments.times(op, t, samples, x.device)
     if seed is not None and noise is not None:
         raise ValueError(f"{op}: give exactly one of seed and noise, got both")
-    if seed is None and noise is None and not (times is None and time == 0):
+    if seed is None and noise is None and time != 0:
         raise ValueError(f"{op}: t = {t} needs noise for the new frequencies; give seed=... or noise=...")
     base_seed, seeds = (None, None) if seed is None else seeds_for(op, seed, samples, x.device)
     if noise is not None:
         _like(op, "noise", noise, x, resized(x.shape, name, fine))
     y = plane_product(
-        x, noise, seeds, times, base_seed, time, "up", "synthesis" if seed is not None or noise is not None else "",
-        basis, list(fine), list(coarse), name, "expand" if align else "fill", "",
-        arguments.precision(op, precision), 0,
+        x, noise, seeds, times, base_seed, _scalar(time, times), "up",
+        "" if seed is None and noise is None else "synthesis", basis, list(fine), list(coarse), name,
+        "expand" if align else "fill", "", arguments.precision(op, precision), 0,
     )  # fmt: skip
-    original = time if times is None else times
+    original = times if time is None else time
     if not align:
         return Expanded(y, original)
     ratio = math.sqrt(fine[0] * fine[1] / (coarse[0] * coarse[1]))
@@ -299,10 +299,10 @@ def _truncate(op, basis, x, scale, size, normalize, t, layout, precision) -> Ten
     _levels(op, basis, fine, coarse)
     arguments.whole_patches(op, name, coarse)
     time, times = arguments.times(op, t, arguments.samples_of(x), x.device)
-    if not normalize and (times is not None or time != 0):
+    if not normalize and time != 0:
         raise ValueError(f"{op}: t = {t} sets the factor of normalize=True, got normalize=False; leave one of them out")
     return plane_product(
-        x, None, None, times, None, time, "down", "", basis, list(fine), list(coarse), name,
+        x, None, None, times, None, _scalar(time, times), "down", "", basis, list(fine), list(coarse), name,
         "truncate" if normalize else "one", "", arguments.precision(op, precision), 0,
     )  # fmt: skip
 
@@ -318,6 +318,11 @@ def _levels(op: str, basis: str, fine: tuple[int, int], coarse: tuple[int, int])
                 f"{op}: sides must change by a power of two for a wavelet, got {coarse} and {fine}; "
                 f"dct_{'truncate' if op.endswith('truncate') else 'expand'} takes any sizes"
             )
+
+
+def _scalar(time: float | None, times: Tensor | None) -> float:
+    """What the plane product gets as its one time: any number where it gets a tensor of times."""
+    return time if times is None and time is not None else 0.0
 
 
 def _like(op: str, name: str, tensor: Tensor, x: Tensor, shape: list[int]) -> None:

@@ -47,7 +47,7 @@ def align_time(t, ratio):
 
     Source: Spectral Progressive Diffusion, section 4.1, equations 5 and 6, appendix A.2.
     """
-    if not (math.isfinite(ratio) and ratio > 0):
+    if not 0 < ratio < math.inf:  # torch.compile cannot trace math.isfinite of a symbolic number
         raise ValueError(f"align_time: ratio must be positive and finite, got {ratio}; it is sqrt(H W / (h w))")
     if isinstance(t, Tensor):
         if not t.is_floating_point():
