@@ -15,6 +15,8 @@ from pipelines import Family, run
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
+from reference.bases import fft as fourier
+
 
 def ratio_of(fine, coarse) -> float:
     return math.sqrt(fine[0] * fine[1] / (coarse[0] * coarse[1]))
@@ -24,12 +26,19 @@ def align(t: float, ratio: float) -> float:
     return ratio * t / (1 + (ratio - 1) * t)
 
 
-def spectrum(planes) -> np.ndarray:
-    return dctn(np.asarray(planes, np.float64), axes=(-2, -1), norm="ortho")
+def spectrum(planes, basis: str = "dct") -> np.ndarray:
+    x = np.asarray(planes, np.float64)
+    if basis == "fft":
+        return fourier(x.shape[-2]) @ x @ fourier(x.shape[-1]).T
+    return dctn(x, axes=(-2, -1), norm="ortho")
 
 
-def picture(spectral: np.ndarray) -> Tensor:
-    return torch.from_numpy(idctn(spectral, axes=(-2, -1), norm="ortho").astype(np.float32))
+def picture(spectral: np.ndarray, basis: str = "dct") -> Tensor:
+    if basis == "fft":
+        planes = fourier(spectral.shape[-2]).T @ spectral @ fourier(spectral.shape[-1])
+    else:
+        planes = idctn(spectral, axes=(-2, -1), norm="ortho")
+    return torch.from_numpy(planes.astype(np.float32))
 
 
 class Recorder:
@@ -87,7 +96,9 @@ def unfinished(family: Family):
     return scheduler
 
 
-def explicit(family: Family, sizes, first_steps, steps: int = 6, aligned: bool = True, respaced=None, **call) -> Tensor:
+def explicit(
+    family: Family, sizes, first_steps, steps: int = 6, aligned: bool = True, respaced=None, basis="dct", **call
+) -> Tensor:
     """The published method; `first_steps` are the first steps of the stages after the first.
 
     `respaced` are the levels of the last stage in place of the published ones.
@@ -97,11 +108,11 @@ def explicit(family: Family, sizes, first_steps, steps: int = 6, aligned: bool =
     fine = sizes[-1]
     # A run that begins below pure noise (Ideogram 4) still begins with unit noise, so its low band is not quite that of
     # the coarse run, nor its high band quite t times the noise.
-    drawn = spectrum(family.unpack(plain.samples[0], *fine))
+    drawn = spectrum(family.unpack(plain.samples[0], *fine), basis)
     first = ratio_of(fine, sizes[0])
     beginning = align(sigmas[0], first) if aligned else sigmas[0]
     noise = drawn / beginning
-    state = picture(drawn[..., : sizes[0][0], : sizes[0][1]] * sigmas[0] / beginning)
+    state = picture(drawn[..., : sizes[0][0], : sizes[0][1]] * sigmas[0] / beginning, basis)
     starts, ends = [0, *first_steps], [*first_steps, len(timesteps)]
     level = sigmas[0]
     for stage, (size, start, end) in enumerate(zip(sizes, starts, ends, strict=True)):
@@ -120,8 +131,8 @@ def explicit(family: Family, sizes, first_steps, steps: int = 6, aligned: bool =
         kappa = ratio / (1 + (ratio - 1) * t) if aligned else 1.0
         level = align(t, ratio) if aligned else t
         padded = t * noise[..., : sizes[stage + 1][0], : sizes[stage + 1][1]]
-        padded[..., : size[0], : size[1]] = spectrum(family.unpack(part.result, *size))
-        state = picture(kappa * padded)
+        padded[..., : size[0], : size[1]] = spectrum(family.unpack(part.result, *size), basis)
+        state = picture(kappa * padded, basis)
     raise AssertionError("no last stage")
 
 

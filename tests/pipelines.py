@@ -7,7 +7,7 @@ grids are a few tokens wide and never square, so that rows and columns cannot be
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -51,6 +51,7 @@ class Family:
 
     def __post_init__(self):
         self.sample = self.sample or self.pack
+        self.scheduler = self.pipe.scheduler
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -646,8 +647,8 @@ def family(name: str) -> Family:
     """A family by name. Models are shared between tests, the scheduler is fresh and no attribute is left over."""
     made = built(name)
     made.pipe.set_progress_bar_config(disable=True)
-    made.pipe.scheduler = type(made.pipe.scheduler).from_config(made.pipe.scheduler.config)
-    return Family(**{**vars(made), "call": dict(made.call)})
+    made.pipe.scheduler = type(made.scheduler).from_config(made.scheduler.config)
+    return replace(made, call=dict(made.call))
 
 
 def run(family: Family, steps: int = 6, seed: int = 0, **call) -> Tensor:

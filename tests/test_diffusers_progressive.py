@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The progressive adapter against pipelines that know nothing of it (coarse_loop.py), on every model."""
 
+import copy
+import itertools
+
+import numpy as np
 import pytest
+import torch
 from bits import assert_same_bits
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
@@ -26,7 +31,7 @@ def shapes_seen(family, **call):
     seen = []
 
     def note(module, args, kwargs):
-        state = kwargs.get("hidden_states", args[0] if args else None)
+        state = kwargs["hidden_states"] if "hidden_states" in kwargs else kwargs.get("x", args[0] if args else None)
         seen.append(tuple(state[0].shape) if isinstance(state, list) else tuple(state.shape))
 
     modules = [
@@ -71,7 +76,7 @@ def test_published_is_the_explicit_loop(name, guided):
     assert distance(actual, expected) <= TOLERANCES.get(name, TOLERANCE)
 
 
-def recorded_result(made, **call):
+def recorded_result(made, steps: int = STEPS, **call):
     """What the scheduler's last step returned: pipelines may change their latents once more."""
     results = []
     scheduler = made.pipe.scheduler
@@ -83,7 +88,7 @@ def recorded_result(made, **call):
         return out
 
     scheduler.step = step
-    run(made, STEPS, **call)
+    run(made, steps, **call)
     return results[-1]
 
 
@@ -119,3 +124,221 @@ def test_without_coarse_steps_and_after_removal_it_is_the_plain_pipeline(name, s
 
 def built_with_guidance(name: str) -> bool:
     return family(name).guided is not None
+
+
+# Stages of a FLUX run of 8 steps: grid of 32 x 24 latent pixels, patches of 2.
+STAGES = {
+    # Three stages, ratio 2 each: alignment composes.
+    "three stages": ((0.25, 0.5, 1.0), [(8, 6), (16, 12), (32, 24)], [2, 4]),
+    # A stage may grow in one direction alone.
+    "per axis": (((0.5, 1.0), 1.0), [(16, 24), (32, 24)], [3]),
+    # 32 x 24 times 0.7 is 22.4 x 16.8: rounded to patches, the ratio is 1.488.
+    "no halves": ((0.7, 1.0), [(22, 16), (32, 24)], [3]),
+}
+
+
+@pytest.mark.parametrize("basis", ["dct", "fft"])
+@pytest.mark.parametrize("stages", STAGES)
+def test_stages_scales_and_bases(stages, basis):
+    scales, sizes, firsts = STAGES[stages]
+    made = with_guidance("flux", True)
+    sigmas = recorded(made, 8).sigmas
+    config = ProgressiveConfig(scales=scales, basis=basis, transition_sigmas=[sigmas[first] for first in firsts])
+    with apply_progressive(made.pipe, config) as handle:
+        actual = recorded_result(made, 8)
+    summary = handle.summary()
+    assert [stage["grid"] for stage in summary["stages"]] == sizes
+    assert [stage["tokens"] for stage in summary["stages"]] == [h * w // 4 for h, w in sizes]
+    assert [stage["first step"] for stage in summary["stages"]] == [0, *firsts]
+    assert distance(actual, explicit(made, sizes, firsts, 8, basis=basis)) <= TOLERANCE
+
+
+# A grid of 18 x 22, whose halves are odd, so not whole patches: 8 x 12 or 10 x 12, wherever rounding puts them.
+@pytest.mark.parametrize("name", ["flux", "zimage", "wan"])
+def test_sizes_that_do_not_divide(name):
+    made = with_guidance(name, True)
+    made.call |= {"height": 18 * made.cell, "width": 22 * made.cell}
+    transition = threshold(made, 3)
+    with apply_progressive(made.pipe, ProgressiveConfig(transition_sigmas=[transition])) as handle:
+        actual = recorded_result(made)
+    coarse = handle.summary()["stages"][0]["grid"]
+    assert coarse[0] in (8, 10) and coarse[1] in (10, 12)
+    assert distance(actual, explicit(made, [coarse, (18, 22)], [3], STEPS)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["flux", "wan", "ltx"])
+def test_unaligned(name):
+    made = with_guidance(name, True)
+    fine = made.grid
+    sizes = [(fine[0] // 2, fine[1] // 2), fine]
+    with apply_progressive(made.pipe, ProgressiveConfig(align=False, transition_sigmas=[threshold(made, 3)])):
+        actual = recorded_result(made)
+    assert distance(actual, explicit(made, sizes, [3], STEPS, aligned=False)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["flux", "wan", "sd3"])
+def test_respaced_spreads_the_levels_after_the_transition(name):
+    made = with_guidance(name, True)
+    fine, first, steps = made.grid, 3, 8
+    sizes = [(fine[0] // 2, fine[1] // 2), fine]
+    sigmas = recorded(made, steps).sigmas
+    start = align(sigmas[first], ratio_of(fine, sizes[0]))
+    # sigma as a function of the step, and back: piecewise linear, decreasing.
+    begin = np.interp(-start, [-sigma for sigma in sigmas], range(steps + 1))
+    levels = np.interp(np.linspace(begin, steps, steps - first + 1), range(steps + 1), sigmas)[:-1]
+    config = ProgressiveConfig(schedule="respaced", transition_sigmas=[sigmas[first]])
+    with apply_progressive(made.pipe, config):
+        actual = recorded_result(made, steps)
+    assert distance(actual, explicit(made, sizes, [first], steps, respaced=[float(x) for x in levels])) <= TOLERANCE
+
+
+def test_delta_and_spectrum_decide_by_default():
+    """FLUX.1 at 1024 pixels has 18 coarse steps of 50 at delta = 0.01 (the paper's table); here the grid is 32 x 24."""
+    made = family("flux")
+    with apply_progressive(made.pipe, ProgressiveConfig(delta=0.01)) as handle:
+        run(made, 12)
+        few = handle.summary()["stages"]
+    with apply_progressive(made.pipe, ProgressiveConfig(delta=0.2)) as handle:
+        run(made, 12)
+        many = handle.summary()["stages"]
+    assert few[0]["grid"] == many[0]["grid"] == (16, 12)
+    assert 0 < few[0]["steps"] < many[0]["steps"] < 12
+    text = str(handle.summary())
+    assert "16 x 12" in text and "fewer token-steps" in text
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_shapes_that_the_denoiser_sees(name):
+    made = with_guidance(name, built_with_guidance(name))
+    plain, _ = shapes_seen(made)
+    with apply_progressive(made.pipe, ProgressiveConfig(transition_sigmas=[threshold(made, 4)])) as handle:
+        seen, _ = shapes_seen(made)
+    stages = handle.summary()["stages"]
+    assert len(seen) == len(plain)
+    calls = len(seen) // STEPS
+    counts = {"flux2_klein_reference": 256}.get(name, 0)  # tokens of the reference, the same at every stage
+    for index, (shape, full) in enumerate(zip(seen, plain, strict=True)):
+        stage = max((s for s in stages if s["first step"] <= index // calls), key=lambda s: s["first step"])
+        tokens, whole = stage["tokens"], stages[-1]["tokens"]
+        if len(full) == 3:
+            text = {"ideogram4": 6}.get(name, 0) if index % calls == 0 else 0
+            frames = (full[1] - counts - text) // whole
+            assert shape == (full[0], tokens * frames + counts + text, full[2])
+        else:
+            assert shape[-2:] == tuple(stage["grid"]) and shape[:-2] == full[:-2]
+
+
+def test_two_experts_are_not_asked_again():
+    """Alignment would lead from the low-noise expert back to the high-noise one: the transition is moved before it."""
+    made = family("wan22")
+    made.call |= made.guided
+    levels = recorded(made, 20).sigmas
+    first = next(k for k, sigma in enumerate(levels) if sigma < 0.875)
+    order = []
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+        for name, module in (("high", made.pipe.transformer), ("low", made.pipe.transformer_2))
+    ]
+    with apply_progressive(made.pipe, ProgressiveConfig(transition_sigmas=[0.86])) as handle:
+        run(made, 20)
+    [hook.remove() for hook in hooks]
+    assert [name for name, _ in itertools.groupby(order)] == ["high", "low"]
+    summary = handle.summary()
+    assert summary["stages"][1]["first step"] < first
+    assert "moved before the experts' boundary 0.875" in str(summary)
+
+
+def eps_prediction(made):
+    made.pipe.scheduler = diffusers.EulerDiscreteScheduler()
+
+
+def unknown_denoiser(made):
+    made.pipe.transformer = torch.nn.Linear(2, 2)
+
+
+def context_parallel(made):
+    made.pipe.transformer = copy.copy(made.pipe.transformer)
+    made.pipe.transformer._parallel_config = object()
+
+
+def dpm_in_noise(made):
+    made.pipe.scheduler = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        algorithm_type="dpmsolver",
+        final_sigmas_type="sigma_min",
+    )
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (eps_prediction, "does not follow a flow"),
+        (unknown_denoiser, "no facts are known about Linear.*Add a row"),
+        (context_parallel, "context parallelism"),
+        (dpm_in_noise, "needs a solver in terms of the clean prediction"),
+    ],
+)
+def test_refusals_when_applied(prepare, message):
+    made = family("flux")
+    kept = made.pipe.transformer
+    try:
+        prepare(made)
+        with pytest.raises(ValueError, match=message):
+            apply_progressive(made.pipe)
+    finally:
+        made.pipe.transformer = kept
+    assert "progress_bar" not in vars(made.pipe) and not kept._forward_pre_hooks
+
+
+def test_noise_predicting_unet_is_refused():
+    with pytest.raises(ValueError, match="predicts noise"):
+        apply_progressive(family("sdxl").pipe)
+
+
+def test_control_residuals_are_refused_in_coarse_steps_and_nothing_stays():
+    made = family("flux")
+    plain = run(made, STEPS)
+    controlled = {"controlnet_block_samples": [torch.zeros(1, 192, 32)]}
+
+    with apply_progressive(made.pipe, ProgressiveConfig(transition_sigmas=[0.7])):
+        hook = made.pipe.transformer.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, kwargs | controlled), with_kwargs=True, prepend=True
+        )
+        with pytest.raises(ValueError, match="ControlNet cannot be used in coarse steps"):
+            run(made, STEPS)
+        hook.remove()
+    assert_same_bits(run(made, STEPS), plain)
+
+
+def test_pipelines_with_clean_frames_in_the_state_are_refused():
+    class LTXImageToVideoPipeline:
+        transformer = family("ltx").pipe.transformer
+
+    with pytest.raises(ValueError, match="its first frame is clean"):
+        apply_progressive(LTXImageToVideoPipeline())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"basis": "walsh"}, "basis must be one of"),
+        ({"schedule": "late"}, "schedule must be"),
+        ({"schedule": "matched", "align": False}, "alignment"),
+        ({"scales": (1.0, 0.5)}, "scales"),
+        ({"scales": (0.5, 0.9)}, "scales"),
+        ({"transition_sigmas": [0.8, 0.6]}, "2 stages have 1 transitions"),
+    ],
+)
+def test_configuration_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        ProgressiveConfig(**options)
+
+
+def test_a_second_application_is_refused_and_leaves_the_first():
+    made = family("flux")
+    with apply_progressive(made.pipe, ProgressiveConfig(transition_sigmas=[0.7])):
+        expected = run(made, STEPS)
+        with pytest.raises(ValueError, match="is progressive already"):
+            apply_progressive(made.pipe)
+        assert_same_bits(run(made, STEPS), expected)

@@ -144,6 +144,7 @@ class Denoiser:
         self.calls: tuple[Any, dict[Any, int]] = (None, {})
         self.branch: Branch | None = None
         self.tokens = 0
+        self.run: Any = None
         self.bypassed = 0
         before, after = uncompiled(self.before), uncompiled(self.after)
         self.hooks = [
@@ -166,6 +167,8 @@ class Denoiser:
         run = self.owner.clock.timesteps
         if run is None:
             return
+        if run is not self.run:
+            self.run, self.bypassed = run, 0
         arguments = dict(zip(self.names, args, strict=False)) | kwargs
         if any(arguments.get(name) is not None for name in self.facts.bypass):
             self.bypassed += 1
@@ -243,6 +246,7 @@ class Denoiser:
         return (frames, rows, columns) if facts.frames or frames == 1 else None
 
     def forget(self) -> None:
+        self.run = None
         for branch in self.branches.values():
             branch.run, branch.forecaster = None, None
 
@@ -341,7 +345,7 @@ class Forecasting(Handle):
 
     def summary(self) -> Summary:
         """Evaluated and forecast steps, new beginnings and memory per branch, of the present or last call."""
-        if any(branch.run is not None for denoiser in self.denoisers for branch in denoiser.branches.values()):
+        if any(denoiser.run is not None for denoiser in self.denoisers):
             self._summary = self._describe()
         return self._summary
 

@@ -31,14 +31,14 @@ from spectral_kernels.adapters.diffusers.models import (
     unwrapped,
 )
 from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
-from spectral_kernels.expand import dct_truncate, spectral_lift
+from spectral_kernels.expand import dct_truncate, fft_truncate, spectral_lift
 from spectral_kernels.layouts import Layout
 from spectral_kernels.schedule import ResolutionSchedule, resolution_schedule, stage_sizes
 from spectral_kernels.spectrum import PowerLaw
 from spectral_kernels.timesteps import timestep_of
 
 OP = "apply_progressive"
-TRUNCATE = {"dct": dct_truncate}
+TRUNCATE = {"dct": dct_truncate, "fft": fft_truncate}
 
 
 @dataclass(frozen=True)
