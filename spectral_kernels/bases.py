@@ -35,7 +35,7 @@ def _pi() -> int:
     return 16 * arctan_of_inverse(5) - 4 * arctan_of_inverse(239)
 
 
-def _quarter_cosines(n: int, numerator: int) -> Tensor:
+def quarter_cosines(n: int, numerator: int) -> Tensor:
     """sqrt(numerator / n) cos(pi a / (2 n)) for a = 0..n in float64, correctly rounded.
 
     Chebyshev's recurrence cos((a + 1) u) = 2 cos(u) cos(a u) - cos((a - 1) u) loses at most 2 log2(n) + 2 bits.
@@ -54,32 +54,32 @@ def _quarter_cosines(n: int, numerator: int) -> Tensor:
     return torch.tensor([*values, 0.0], dtype=torch.float64, device="cpu")
 
 
-def _cosines(quarter_turns: Tensor, n: int, values: Tensor) -> Tensor:
+def cosines(quarter_turns: Tensor, n: int, values: Tensor) -> Tensor:
     """Entries for the angles pi a / (2 n), any integer a, from those of the first quarter turn."""
     a = quarter_turns % (4 * n)
     a = torch.minimum(a, 4 * n - a)
     return torch.where(a <= n, values[a.clamp(max=n)], -values[(2 * n - a).clamp(max=n)])
 
 
-def _grid(n: int) -> tuple[Tensor, Tensor]:
+def indices(n: int) -> tuple[Tensor, Tensor]:
     index = torch.arange(n, device="cpu")
     return index[:, None], index[None, :]
 
 
 def dct(n: int) -> Tensor:
     """DCT-II: T[k, j] = s_k cos(pi (2 j + 1) k / (2 n)), s_0 = sqrt(1 / n), s_k = sqrt(2 / n)."""
-    k, j = _grid(n)
-    table = _cosines((2 * j + 1) * k, n, _quarter_cosines(n, 2))
-    table[0] = _quarter_cosines(n, 1)[0]
+    k, j = indices(n)
+    table = cosines((2 * j + 1) * k, n, quarter_cosines(n, 2))
+    table[0] = quarter_cosines(n, 1)[0]
     return table
 
 
 def fft(n: int) -> Tensor:
     """Real Fourier basis: 1, cos 1, sin 1, cos 2, sin 2, ...; even n ends with the Nyquist row (-1)^j / sqrt(n)."""
-    k, j = _grid(n)
+    k, j = indices(n)
     sine = (k % 2 == 0) & (k > 0)
-    table = _cosines(4 * ((k + 1) // 2) * j - n * sine, n, _quarter_cosines(n, 2))
-    level = _quarter_cosines(n, 1)[0]
+    table = cosines(4 * ((k + 1) // 2) * j - n * sine, n, quarter_cosines(n, 2))
+    level = quarter_cosines(n, 1)[0]
     table[0] = level
     if n % 2 == 0:
         table[n - 1] = torch.where(j[0] % 2 == 0, level, -level)

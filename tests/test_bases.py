@@ -41,12 +41,12 @@ def test_maps_between_grids_have_the_reference_bits(basis, kind, fine, coarse):
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 64, 97, 256, 1000])
 def test_cosines_of_both_makers_agree(n):
     """Decimal arithmetic with 60 digits there, big integers of 224 bits here."""
-    assert_same_bits(bases._quarter_cosines(n, 2), reference.quarter_cosines(n, Decimal(2) / n))
-    assert_same_bits(bases._quarter_cosines(n, 1)[0], reference.quarter_cosines(1, Decimal(1) / n)[0])
+    assert_same_bits(bases.quarter_cosines(n, 2), reference.quarter_cosines(n, Decimal(2) / n))
+    assert_same_bits(bases.quarter_cosines(n, 1)[0], reference.quarter_cosines(1, Decimal(1) / n)[0])
 
 
 def test_cosines_of_the_largest_side_agree():
-    assert_same_bits(bases._quarter_cosines(4096, 2), reference.quarter_cosines(4096, Decimal(2) / 4096))
+    assert_same_bits(bases.quarter_cosines(4096, 2), reference.quarter_cosines(4096, Decimal(2) / 4096))
 
 
 def nearest_tie(n: int, numerator: int) -> float:
