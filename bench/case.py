@@ -54,6 +54,7 @@ class Tunable:
 
     `candidates` are settings (frozen dataclasses or dicts); `answer(setting)` computes the case once with one of them.
     A setting may change speed, never bits: every candidate's bits are compared with the current one's before time.
+    Only where an op promises no bits (`precision="fast"`) does a relative `tolerance` take their place.
     """
 
     name: str
@@ -63,3 +64,4 @@ class Tunable:
     current: Any
     candidates: list[Any]
     answer: Callable[[Any], Any]
+    tolerance: float | None = None

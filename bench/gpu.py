@@ -6,6 +6,7 @@ once more; rows are on disk as soon as they are measured. `--dry` rehearses ever
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -107,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.dry and not torch.cuda.is_available():
         print("make gpu: PyTorch sees no GPU here; `python -m bench.gpu --dry` rehearses on a CPU", file=sys.stderr)
         return 2
+    if arguments.dry:
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # for the pieces: the kernels run without a GPU
     state = arguments.results / ".gpu-state" / (rows.state_key() + ("-dry" if arguments.dry else ""))
     return run(pieces(arguments.dry, arguments.results), state, arguments.minutes * 60)
 

@@ -9,6 +9,7 @@ what it bought.
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,22 @@ from bench.case import Tunable
 def tune(tunable: Tunable, device: str, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
     """One row per candidate, the current setting first, and what went wrong."""
     print(f"{tunable.op} {tunable.name} {tunable.shape} {tunable.dtype}", flush=True)
-    bits = _bits(tunable.answer(tunable.current))
+    wanted = tunable.answer(tunable.current)
     settings, problems = [], []
     for setting in [tunable.current, *(c for c in tunable.candidates if c != tunable.current)]:
         try:
-            same = torch.equal(_bits(tunable.answer(setting)), bits)
+            same = _same(tunable.answer(setting), wanted, tunable.tolerance)
         except Exception as error:  # too much shared memory, say: this candidate cannot run on this GPU
             print(f"  {setting}: cannot run here, {type(error).__name__}: {error}", flush=True)
             continue
         if same:
             settings.append(setting)
         else:
-            problems.append(f"{tunable.name}: {setting} changes bits")
-    timed = measure.interleaved([lambda s=s: tunable.answer(s) for s in settings], device, seconds)
+            problems.append(f"{tunable.name}: {setting} changes the result")
+    calls = [partial(tunable.answer, setting) for setting in settings]
+    # Replays, so that only the device's time counts: the way a setting is put in place costs the host some.
+    calls = [measure.captured(call) for call in calls] if device == "cuda" else calls
+    timed = measure.interleaved(calls, device, seconds)
     found = []
     for setting, samples in zip(settings, timed, strict=True):
         found.append(
@@ -51,6 +55,12 @@ def tune(tunable: Tunable, device: str, seconds: float) -> tuple[list[dict[str, 
     for row in sorted(found, key=lambda row: row["ms"][1])[:5]:
         print(f"  {row['ms'][1]:10.4f} ms  {row['setting']}{'  (current)' if row['current'] else ''}", flush=True)
     return found, problems
+
+
+def _same(answer: torch.Tensor, wanted: torch.Tensor, tolerance: float | None) -> bool:
+    if tolerance is None:
+        return torch.equal(_bits(answer), _bits(wanted))
+    return measure.relative_error(answer, wanted.detach().cpu().double().numpy()) <= tolerance
 
 
 def _bits(answer: torch.Tensor) -> torch.Tensor:

@@ -139,12 +139,14 @@ def test_a_setting_that_changes_bits_is_not_timed():
     def answer(setting):
         if setting == "too big":
             raise RuntimeError("out of shared memory")
-        return torch.tensor([-0.0 if setting == "wrong" else 0.0])
+        return torch.tensor([1.0, -0.0 if setting == "wrong" else 0.0])
 
     candidates = ["first", "second", "wrong", "too big"]
     found, problems = tune.tune(Tunable("t", "add", (1,), "float32", "first", candidates, answer), "cpu", 0.0)
     assert [(row["setting"], row["current"]) for row in found] == [("first", True), ("second", False)]
-    assert problems == ["t: wrong changes bits"]
+    assert problems == ["t: wrong changes the result"]
+    near = Tunable("t", "add", (1,), "float32", "first", candidates, answer, tolerance=1e-3)
+    assert [row["setting"] for row in tune.tune(near, "cpu", 0.0)[0]] == ["first", "second", "wrong"]
 
 
 def test_plots_draw_rows(tmp_path):

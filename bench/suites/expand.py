@@ -2,13 +2,16 @@
 """dct_expand at the sizes of real transitions, against everyone who can compute it."""
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 import spectral_kernels as sk
-from bench.case import Case, Provider
-from spectral_kernels import peers
+from bench.case import Case, Provider, Tunable
+from spectral_kernels import dispatch, peers
 
 TESTS = ["tests/test_bits.py", "tests/test_exact.py", "tests/test_expand.py", "tests/test_golden.py"]
 
@@ -32,6 +35,36 @@ TINY = [("tiny", (2, 3, 5, 6), (9, 12), torch.float32), ("tiny-bf16", (1, 2, 4, 
 def cases(device: str, tiny: bool = False) -> Iterator[Case]:
     for name, shape, size, dtype in TINY if tiny else SIZES:
         yield _case(name, shape, size, dtype, device)
+
+
+def tunables(device: str, tiny: bool = False) -> Iterator[Tunable]:
+    """Tiles of the Triton kernels, noise drawn inside. On a CPU they need Triton's interpreter."""
+    if dispatch.missing("triton") is not None:
+        return
+    from spectral_kernels.kernels.launch import FUSED_SIDE, TILES, fused_tile, pair_tile
+
+    for name, shape, size, dtype in TINY if tiny else SIZES:
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).to(device, dtype)
+        for precision in ("exact", "fast"):
+            fused = max(size) <= FUSED_SIDE
+            yield Tunable(
+                name=f"{name}, {precision}",
+                op="dct_expand",
+                shape=shape,
+                dtype=str(dtype).removeprefix("torch."),
+                current=fused_tile(precision, size, (shape[-2], shape[-1])) if fused else pair_tile(precision),
+                candidates=list(TILES[:2] if tiny else TILES),
+                answer=partial(_with_tile, x, size, precision),
+                tolerance=None if precision == "exact" else 2e-3,
+            )
+
+
+def _with_tile(x: Tensor, size: tuple[int, int], precision: str, tile: Any) -> Tensor:
+    from spectral_kernels.kernels import planes
+
+    chosen = mock.patch.multiple(planes, fused_tile=lambda *_: tile, pair_tile=lambda *_: tile)
+    with chosen, dispatch.backend("triton"):
+        return sk.dct_expand(x, t=T, size=size, seed=SEED, precision=precision).x
 
 
 def _case(name: str, shape: tuple[int, ...], size: tuple[int, int], dtype: torch.dtype, device: str) -> Case:
