@@ -13,7 +13,7 @@ from reference import forecast as reference
 from spectral_kernels.dispatch import backend, missing
 from spectral_kernels.forecast import chebyshev_forecast, chebyshev_weights, forecast
 
-BACKENDS = [name for name in ("torch", "triton") if missing(name) is None]
+BACKENDS = [name for name in ("torch", "native", "triton") if missing(name) is None]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}

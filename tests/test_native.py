@@ -251,6 +251,25 @@ def test_noise_has_the_reference_bits(dtype, isa):
     assert_same_bits(out, expected.to(dtype))
 
 
+# Reasons: less than a vector; one element past a piece of 512; one past a task of 2^15.
+@pytest.mark.parametrize("size", [5, 513, 2**15 + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("isa", ISAS)
+def test_forecast_has_the_reference_bits(isa, dtype, size):
+    h = torch.from_numpy(random(6, size)).to(dtype)
+    h[3, size // 2] = torch.nan
+    h[:, size // 3] = torch.inf
+    w = random(2, 6, seed=1)
+    out = torch.empty(2, size, dtype=dtype)
+    _native.forecast(out, list(h.unbind(0)), w, 2, isa)
+    for g in range(2):
+        acc = w[g, 0] * h[0].float().numpy()
+        for k in range(1, 6):
+            acc = acc + w[g, k] * h[k].float().numpy()
+        expected = torch.from_numpy(acc).to(dtype)
+        assert_same_bits(out[g], torch.where(expected.isnan(), torch.nan, expected).to(dtype))
+
+
 def test_the_order_of_calls_and_other_threads_change_nothing():
     from concurrent.futures import ThreadPoolExecutor
 

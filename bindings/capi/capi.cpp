@@ -11,6 +11,7 @@
 
 #include "bases.hpp"
 #include "check.hpp"
+#include "forecast.hpp"
 #include "noise.hpp"
 #include "planes.hpp"
 #include "spectral_kernels.h"
@@ -312,6 +313,42 @@ sk_status sk_normal(const sk_array* y, const int64_t* seeds, int64_t seed_count,
         noise.base_seed = seed_count == 1 ? seeds[0] : 0;
         noise.stream = stream;
         draw(noise, best_isa(), threads_of(threads));
+        return SK_OK;
+    });
+}
+
+sk_status sk_forecast(const void* const* features, int64_t count, const float* weights, int64_t targets, int64_t size,
+                      sk_dtype dtype, void* out, int32_t threads) {
+    if (!features || !weights) return SK_NULL_POINTER;
+    if (dtype < SK_FLOAT32 || dtype > SK_FLOAT64) return SK_UNKNOWN_ENUM;
+    if (dtype == SK_FLOAT64) return SK_WRONG_DTYPE;
+    if (count < 1 || targets < 0 || size < 0 || threads < 0) return SK_BAD_SIZE;
+    if (size == 0 || targets == 0) return SK_OK;
+    // One run of `size` elements as the array it is: the same checks of size, alignment and overlap as everywhere.
+    const auto run_of = [&](const void* data, int64_t rows) {
+        return sk_contiguous(const_cast<void*>(data), dtype, 1, 1, rows, size);
+    };
+    Planes written;
+    const sk_array target = run_of(out, targets);
+    SK_TRY(checked(&target, true, written));
+    return guarded([&]() -> sk_status {
+        for (int64_t k = 0; k < count; ++k) {
+            Planes read;
+            const sk_array feature = run_of(features[k], 1);
+            SK_TRY(checked(&feature, false, read));
+            SK_TRY(apart(written, read));
+        }
+        const std::vector<Dtype> dtypes(count, static_cast<Dtype>(dtype));
+        Forecast job;
+        job.features = features;
+        job.dtypes = dtypes.data();
+        job.weights = weights;
+        job.count = count;
+        job.targets = targets;
+        job.size = size;
+        job.out = out;
+        job.out_dtype = static_cast<Dtype>(dtype);
+        forecast(job, best_isa(), threads_of(threads));
         return SK_OK;
     });
 }

@@ -3,6 +3,7 @@
 // rows; so what is summed over always runs down a block, and grids, folds and weights are plain vector operations.
 #include <cstddef>
 
+#include "forecast.hpp"
 #include "isa.hpp"
 #include "job.hpp"
 #include "noise.hpp"
@@ -12,6 +13,7 @@ namespace SK_ISA {
 namespace {
 
 #include "convert.inl"
+#include "forecast.inl"
 #include "noise.inl"
 
 template <class T>
@@ -431,6 +433,6 @@ void columns_entry(const Job& job, int64_t plane, int64_t block, Scratch& s, con
 
 const Isa SK_JOIN(isa_, SK_ISA) = {SK_TEXT(SK_ISA), SK_VECTOR_BYTES, SK_ISA::rows_entry, SK_ISA::spectrum_entry,
                                    SK_ISA::columns_entry,
-                                   SK_ISA::noise_rows};
+                                   SK_ISA::noise_rows, SK_ISA::forecast_span};
 
 }  // namespace sk

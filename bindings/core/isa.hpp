@@ -13,6 +13,7 @@
 namespace sk {
 
 struct Job;
+struct Forecast;
 struct Noise;
 struct Rotation;
 struct Scratch;
@@ -30,6 +31,8 @@ struct Isa {
     void (*columns)(const Job& job, int64_t plane, int64_t block, Scratch& scratch, const void* const half[2]);
     // Rows [4 group, 4 group + 4) of noise of the plane that begins at `base`.
     void (*noise)(const Noise& noise, uint64_t seed, int64_t base, uint32_t plane, int64_t group);
+    // Elements [start, stop) of every target.
+    void (*forecast)(const Forecast& job, int64_t start, int64_t stop);
 };
 
 extern const Isa isa_baseline, isa_avx2, isa_avx512;

@@ -153,6 +153,14 @@ SK_API sk_status sk_lift(const sk_plan *plan, const sk_array *z, const sk_array 
 /* Standard normal deviates on the grid 2^-17, |x| < 6.5; the noise of sk_expand on its own. patch must be 1. */
 SK_API sk_status sk_normal(const sk_array *y, const int64_t *seeds, int64_t seed_count, uint32_t stream, int32_t threads);
 
+/*
+ * Feature forecasting: out[g][i] = sum over k of weights[g][k] features[k][i], float32, k ascending from the oldest feature,
+ * every product and every sum rounded on its own. `features` are `count` runs of `size` elements, `out` is [targets][size];
+ * `dtype` is that of features and of out: float32, float16 or bfloat16.
+ */
+SK_API sk_status sk_forecast(const void *const *features, int64_t count, const float *weights, int64_t targets, int64_t size,
+                             sk_dtype dtype, void *out, int32_t threads);
+
 #ifdef __cplusplus
 }
 #endif

@@ -7,13 +7,16 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
+#include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "bases.hpp"
+#include "forecast.hpp"
 #include "noise.hpp"
 #include "planes.hpp"
 #include "table.hpp"
@@ -156,6 +159,38 @@ void normal(Array out, std::variant<int64_t, Seeds> seeds, uint32_t stream, int 
     sk::draw(noise, isa, threads);
 }
 
+void forecast(Array out, const std::vector<ReadOnly>& features,
+              nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu> weights, int threads,
+              const std::string& isa_name) {
+    if (out.ndim() != 2 || features.empty()) wrong("out must be [targets, elements], and there must be a feature");
+    sk::Forecast job;
+    job.targets = static_cast<int64_t>(out.shape(0));
+    job.size = static_cast<int64_t>(out.shape(1));
+    job.count = static_cast<int64_t>(features.size());
+    job.out = out.data();
+    job.out_dtype = dtype_of(out.dtype());
+    if (job.size > 1 && out.stride(1) != 1) wrong("out must be contiguous");
+    if (job.targets > 1 && out.stride(0) != job.size) wrong("out must be contiguous");
+    if (static_cast<int64_t>(weights.shape(0)) != job.targets || static_cast<int64_t>(weights.shape(1)) != job.count) {
+        wrong("weights must be [targets, features]");
+    }
+    job.weights = weights.data();
+    std::vector<const void*> data;
+    std::vector<sk::Dtype> dtypes;
+    for (const ReadOnly& feature : features) {
+        if (feature.ndim() != 1 || static_cast<int64_t>(feature.shape(0)) != job.size || (job.size > 1 && feature.stride(0) != 1)) {
+            wrong("features must be flat, contiguous and as long as out");
+        }
+        data.push_back(feature.data());
+        dtypes.push_back(dtype_of(feature.dtype()));
+    }
+    job.features = data.data();
+    job.dtypes = dtypes.data();
+    const sk::Isa& isa = isa_of(isa_name);
+    nb::gil_scoped_release unlocked;
+    sk::forecast(job, isa, threads);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -190,6 +225,8 @@ NB_MODULE(_native, m) {
           "out = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0 for views [B, C1, C2, h/p, p, w/p, p].");
     m.def("normal", &normal, "out"_a.noconvert(), "seeds"_a, "stream"_a, "threads"_a, "isa"_a = "",
           "Normal deviates into out [samples, planes, rows, columns].");
+    m.def("forecast", &forecast, "out"_a.noconvert(), "features"_a, "weights"_a, "threads"_a, "isa"_a = "",
+          "out[g] = sum of weights[g][k] features[k] in float32, k ascending.");
     m.def("table_values", [](const std::string& basis, const std::string& kind, int64_t fine, int64_t coarse) {
         static constexpr const char* kinds[] = {"analysis", "synthesis", "up", "down", "lowpass"};
         int at = 0;

@@ -203,6 +203,35 @@ static void test_patches(void) {
     sk_plan_destroy(plan);
 }
 
+static void test_forecast(void) {
+    enum { K = 3, G = 2, N = 1000 };
+    static float features[K][N], out[G][N];
+    const float weights[G][K] = {{0.5f, -1.25f, 1.75f}, {0.1f, 0.2f, 0.7f}};
+    const void *const runs[K] = {features[0], features[1], features[2]};
+    uint64_t state = 11;
+    for (int i = 0; i < K * N; ++i) (&features[0][0])[i] = (float)next_random(&state);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, SK_FLOAT32, out, 2), SK_OK);
+    for (int g = 0; g < G; ++g) {
+        for (int i = 0; i < N; ++i) {
+            volatile float sum = weights[g][0] * features[0][i]; /* volatile: nothing may be contracted */
+            for (int k = 1; k < K; ++k) {
+                volatile float product = weights[g][k] * features[k][i];
+                sum = sum + product;
+            }
+            EXPECT(out[g][i] == sum);
+        }
+    }
+    EXPECT_STATUS(sk_forecast(NULL, K, &weights[0][0], G, N, SK_FLOAT32, out, 1), SK_NULL_POINTER);
+    EXPECT_STATUS(sk_forecast(runs, K, NULL, G, N, SK_FLOAT32, out, 1), SK_NULL_POINTER);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, SK_FLOAT32, NULL, 1), SK_NULL_POINTER);
+    EXPECT_STATUS(sk_forecast(runs, 0, &weights[0][0], G, N, SK_FLOAT32, out, 1), SK_BAD_SIZE);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, INT64_MAX, SK_FLOAT32, out, 1), SK_BAD_SIZE);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, (sk_dtype)7, out, 1), SK_UNKNOWN_ENUM);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, SK_FLOAT64, out, 1), SK_WRONG_DTYPE);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], 1, N, SK_FLOAT32, features[1], 1), SK_OVERLAP);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], 1, N - 1, SK_FLOAT32, (char *)out + 1, 1), SK_MISALIGNED);
+}
+
 int main(void) {
     uint64_t state = 1;
     for (int i = 0; i < SAMPLES * PLANES * h * w; ++i) (&x[0][0][0][0])[i] = (float)next_random(&state);
@@ -216,6 +245,7 @@ int main(void) {
     test_lift();
     test_noise();
     test_patches();
+    test_forecast();
     EXPECT(sk_version() == SK_VERSION_MAJOR * 10000 + SK_VERSION_MINOR * 100 + SK_VERSION_PATCH);
     return failures != 0;
 }

@@ -109,6 +109,10 @@ def _into(features: Sequence[Tensor], exponents: Sequence[Tensor], weights: Tens
         from spectral_kernels.kernels import forecast as kernels
 
         kernels.forecast(tables, exponents, weights, result)
+    elif name == "native" and not exponents and not any(h.dtype == torch.float64 for h in features):
+        from spectral_kernels.dispatch import native
+
+        native.forecast([_flat(h) for h in tables], weights, result)
     else:
         _torch_forecast([_flat(h) for h in tables], exponents, weights, result)
 

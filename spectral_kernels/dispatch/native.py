@@ -61,3 +61,9 @@ def plane_product(
 def normal(out: Tensor, seeds: Tensor | int | None, stream: int) -> None:
     """Deviates into `out` [samples, planes, rows, columns]."""
     _native.normal(out, seeds, stream, torch.get_num_threads())
+
+
+def forecast(features: Sequence[Tensor], weights: Tensor, out: Tensor) -> None:
+    """out [G, n] from flat features [n] in float32, float16 or bfloat16 and float32 weights [G, K]."""
+    flat = [h.detach() for h in features]
+    _native.forecast(out.detach(), flat, weights.detach().to(torch.float32).contiguous(), torch.get_num_threads())
