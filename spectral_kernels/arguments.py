@@ -48,7 +48,8 @@ def target_size(op: str, given: tuple[int, int], scale, size, grows: bool) -> tu
         if not all(isinstance(side, int | torch.SymInt) and not isinstance(side, bool) for side in target):
             raise TypeError(f"{op}: size must be a pair of integers (height, width), got {size!r}")
     else:
-        factors = _pair(op, "scale", scale) if isinstance(scale, Sequence) else (scale, scale)
+        single = isinstance(scale, str) or not isinstance(scale, Sequence)
+        factors = (scale, scale) if single else _pair(op, "scale", scale)
         for factor in factors:
             if isinstance(factor, bool) or not isinstance(factor, int | float):
                 raise TypeError(f"{op}: scale must be a number or a pair of numbers, got {scale!r}")
