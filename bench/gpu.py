@@ -6,6 +6,7 @@ once more; rows are on disk as soon as they are measured. `--dry` rehearses ever
 """
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch
 from bench import rows, suites
 
 ROOT = Path(__file__).parents[1]
+E2E = ("flux", "klein", "zimage", "wan", "qwen")  # bench.e2e imports diffusers, this file must not
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ def pieces(dry: bool, results: Path) -> list[Piece]:
     for name in suites.SUITES:
         measure = ["-m", "bench.run", "--suite", name, "--no-gate", "make gpu ran the tests before", *common]
         found.append(Piece(f"measure {name}", measure, 300, needs=f"tests of {name}"))
+    # Whole denoising loops of full-size models with random weights: the slowest, so the last. One is a rehearsal.
+    tiny = ["--tiny", "--steps", "8"] if dry else []
+    loops = E2E if importlib.util.find_spec("diffusers") else ()
+    for name in loops[:1] if dry else loops:
+        loop = ["-m", "bench.e2e", "--model", name, "--device", "cpu" if dry else "cuda", "--results", str(results)]
+        found.append(Piece(f"loop {name}", [*loop, *tiny], 400, needs="gpu tests"))
     return found
 
 
