@@ -4,6 +4,7 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def target_size(op: str, given: tuple[int, int], scale, size, grows: bool) -> tu
             raise TypeError(f"{op}: size must be a pair of integers (height, width), got {size!r}")
     else:
         single = isinstance(scale, str) or not isinstance(scale, Sequence)
-        factors = (scale, scale) if single else _pair(op, "scale", scale)
+        factors: tuple[Any, Any] = (scale, scale) if single else _pair(op, "scale", scale)
         for factor in factors:
             if isinstance(factor, bool) or not isinstance(factor, int | float):
                 raise TypeError(f"{op}: scale must be a number or a pair of numbers, got {scale!r}")
@@ -132,7 +133,7 @@ def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device=device)
 
 
-def _in_range(op: str, t, zero: bool) -> float:
+def _in_range(op: str, t: Any, zero: bool) -> float:
     if isinstance(t, bool) or not isinstance(t, int | float | torch.SymFloat):
         raise TypeError(f"{op}: t must be a float, a tensor or a sequence of floats, got {type(t).__name__} {t!r}")
     if not 0 <= t <= 1:
@@ -141,7 +142,8 @@ def _in_range(op: str, t, zero: bool) -> float:
         )
     if not zero and t == 0:
         raise ValueError(f"{op}: t must be above 0, got {t}; at t = 0 the state is clean and has no velocity to lift")
-    return float(t) if isinstance(t, int) else t  # float() of a symbolic float would compile anew for each value
+    # float() of a symbolic float would compile anew for each value; it counts as a float.
+    return float(t) if isinstance(t, int) else t  # pyright: ignore[reportReturnType]
 
 
 def precision(op: str, value: str) -> str:

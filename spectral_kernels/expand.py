@@ -6,7 +6,7 @@ z_t = (1 - t) x + t eps; r = sqrt(H W / (h w)) is the resolution ratio.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -286,7 +286,7 @@ def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision)
         "" if seed is None and noise is None else "synthesis", basis, list(fine), list(coarse), name,
         "expand" if align else "fill", "", arguments.precision(op, precision), 0,
     )  # fmt: skip
-    original = times if time is None else time
+    original: Any = times if time is None else time
     if not align:
         return Expanded(y, original)
     ratio = math.sqrt(fine[0] * fine[1] / (coarse[0] * coarse[1]))
