@@ -4,6 +4,7 @@
 import datetime
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,8 @@ def circumstances(device: str) -> dict[str, Any]:
         "cpu": info.cpu(),
         "cores": info.cores(),
         "threads": torch.get_num_threads(),
+        # Processes that wanted a core over the last minute: above `cores`, times tell more of neighbours than of code.
+        "load": round(os.getloadavg()[0], 1),
         "versions": {name: version for name, version in info.versions().items() if version},
     }
 

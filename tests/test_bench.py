@@ -73,7 +73,7 @@ def test_a_row_says_what_was_measured():
     where = rows.circumstances("cpu")
     assert where["versions"]["torch"] == torch.__version__
     assert where["threads"] == torch.get_num_threads()
-    assert set(where) == {"commit", "dirty", "date", "device", "cpu", "cores", "threads", "versions"}
+    assert set(where) == {"commit", "dirty", "date", "device", "cpu", "cores", "threads", "load", "versions"}
 
 
 def test_providers_take_turns():
