@@ -143,7 +143,7 @@ def sampling_times(
     """Noise levels of all levels along a run: a level starts when the one before it has come `threshold` of its way.
 
     In its own stage a level goes from 1 to 1 - threshold, in the stages after it on to 0, evenly, so that all arrive
-    together at the end.
+    together at the end; no level is ever ahead of a coarser one.
 
     Parameters
     ----------
@@ -185,6 +185,8 @@ def sampling_times(
             times[first + count :, s] = (1 - reach) * rest
         first += count
     times[-1] = 0
+    for s in reversed(range(levels - 1)):  # only thresholds that differ could let a level overtake a coarser one
+        times[:, s] = torch.minimum(times[:, s], times[:, s + 1])
     return times
 
 
@@ -277,7 +279,7 @@ def sample(
                 f"{[tuple(v.shape) for v in velocities]}"
             )
         for s, (velocity, step) in enumerate(zip(velocities, (after - now).tolist(), strict=True)):
-            if live[s]:
+            if step:  # a level that waits, or is finished, is left alone whatever the model says
                 state[s] = state[s] + step * velocity
         if callback is not None:
             for stage in (k for k, end in enumerate(ends) if end == i + 1):

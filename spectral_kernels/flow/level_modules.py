@@ -10,7 +10,8 @@ Source: "Improving Progressive Generation with Decomposable Flow Matching", sect
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,14 +99,15 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, hidden: int | None = None, zero: bool = False):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(256, hidden or width), nn.SiLU(), nn.Linear(hidden or width, width))
+        self.first, self.second = nn.Linear(256, hidden or width), nn.Linear(hidden or width, width)
         if zero:
-            _zero(self.layers[2])
+            _zero(self.second)
 
     def forward(self, time: Tensor) -> Tensor:
         frequency = torch.exp(torch.arange(128, device=time.device, dtype=torch.float32) * (-math.log(1e4) / 128))
         angle = time.float()[:, None] * frequency
-        return self.layers(torch.cat([angle.cos(), angle.sin()], -1).to(self.layers[0].weight.dtype))
+        waves = torch.cat([angle.cos(), angle.sin()], -1).to(self.first.weight.dtype)
+        return self.second(nn.functional.silu(self.first(waves)))
 
 
 class LevelTimes(nn.Module):
@@ -128,7 +130,7 @@ class LevelTimes(nn.Module):
         return total
 
 
-def grow(model: nn.Module, features: Sequence[int]) -> nn.Module:
+def grow(model: Any, features: Sequence[int]) -> Any:
     """Give a pretrained transformer further levels, in place; what it answers for the coarse level does not change.
 
     The pretrained patch embedding, time embedder and head become those of the coarse level, the others begin with
@@ -149,7 +151,6 @@ def grow(model: nn.Module, features: Sequence[int]) -> nn.Module:
     """
     if hasattr(model, "x_embedder") and hasattr(model, "time_text_embed") and hasattr(model, "proj_out"):
         embedding: nn.Linear = model.x_embedder
-        kept = embedding.weight
         model.x_embedder = LevelEmbedding(features, embedding.out_features, embedding)
         model.time_text_embed = LevelTimes(model.time_text_embed, len(features), embedding.out_features)
         model.proj_out = LevelHeads(model.proj_out.in_features, features, model.proj_out)
@@ -158,7 +159,6 @@ def grow(model: nn.Module, features: Sequence[int]) -> nn.Module:
         if len(names) != 1:
             raise ValueError(f"grow: a Z-Image model of one patch size can grow, this one has {names}")
         embedding, final, frames = model.all_x_embedder[names[0]], model.all_final_layer[names[0]], names[0].split("-")
-        kept = embedding.weight
         patch = int(frames[0]) ** 2 * int(frames[1])
         if sum(features) % patch:
             raise ValueError(f"grow: tokens of Z-Image are cut into {patch} pixels, got {sum(features)} numbers")
@@ -171,7 +171,11 @@ def grow(model: nn.Module, features: Sequence[int]) -> nn.Module:
             f"grow: {type(model).__name__} has neither FLUX's nor Z-Image's parts; put LevelEmbedding, LevelTimes and "
             "LevelHeads in place of your model's own"
         )
-    return model.to(device=kept.device, dtype=kept.dtype)
+    for part in model.modules():
+        if isinstance(part, LevelEmbedding | LevelHeads | LevelTimes):
+            for new in part.children():
+                new.to(device=embedding.weight.device, dtype=embedding.weight.dtype)
+    return model
 
 
 class FluxLevels(nn.Module):
@@ -181,11 +185,13 @@ class FluxLevels(nn.Module):
     txt_ids, guidance); image positions are those of the token grid.
     """
 
-    def __init__(self, transformer: nn.Module, patches: Sequence[int]):
+    def __init__(self, transformer: Any, patches: Sequence[int]):
         super().__init__()
         self.transformer, self.patches = transformer, list(patches)
 
-    def forward(self, levels: Sequence[Tensor], times: Tensor, mask: Tensor | None = None, **conditions) -> list[Tensor]:
+    def forward(
+        self, levels: Sequence[Tensor], times: Tensor, mask: Tensor | None = None, **conditions
+    ) -> list[Tensor]:
         rows, columns = (side // self.patches[0] for side in levels[0].shape[-2:])
         tokens = pack_levels(levels, self.patches)
         ids = torch.zeros(rows, columns, 3, device=tokens.device)
@@ -203,12 +209,14 @@ class ZImageLevels(nn.Module):
     Z-Image's clock is 1 at data and its answer is the negative velocity; both are turned here.
     """
 
-    def __init__(self, transformer: nn.Module, patches: Sequence[int]):
+    def __init__(self, transformer: Any, patches: Sequence[int]):
         super().__init__()
         self.transformer, self.patches = transformer, list(patches)
-        self.patch = int(next(iter(transformer.all_x_embedder)).split("-")[0])  # pyright: ignore[reportArgumentType, reportCallIssue]
+        self.patch = int(next(iter(transformer.all_x_embedder)).split("-")[0])
 
-    def forward(self, levels: Sequence[Tensor], times: Tensor, mask: Tensor | None = None, **conditions) -> list[Tensor]:
+    def forward(
+        self, levels: Sequence[Tensor], times: Tensor, mask: Tensor | None = None, **conditions
+    ) -> list[Tensor]:
         rows, columns = (side // self.patches[0] for side in levels[0].shape[-2:])
         tokens = pack_levels(levels, self.patches, channels_first=False)
         # An image whose patches are exactly our tokens: the transformer cuts it the way it always does.
@@ -219,9 +227,7 @@ class ZImageLevels(nn.Module):
         return unpack_levels(-back, [z.shape for z in levels], self.patches, channels_first=False)
 
 
-def _linears(
-    inputs: Sequence[int], outputs: Sequence[int], first: nn.Linear | None, zero: bool
-) -> list[nn.Linear]:
+def _linears(inputs: Sequence[int], outputs: Sequence[int], first: nn.Linear | None, zero: bool) -> list[nn.Linear]:
     layers = [nn.Linear(a, b) for a, b in zip(inputs, outputs, strict=True)]
     if zero:
         for layer in layers[1:]:
