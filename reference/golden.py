@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reference import forecast, noise, pyramid
+from reference import expand, forecast, noise, pyramid
 
 FOLDER = Path(__file__).parents[1] / "spectral_kernels" / "golden"
 Row = dict[str, Any]
@@ -122,6 +122,58 @@ def pyramid_rows() -> list[Row]:
     return rows
 
 
+def plane_rows() -> list[Row]:
+    """States are the noise of seed 7, spectral noise and velocities that of seed 8, rounded to the dtype.
+
+    The last rows are as large as FLUX: two seconds here, minutes in Triton's interpreter, which leaves them out.
+    """
+    cases: list[tuple[str, list[int], list[int], dict[str, Any]]] = [
+        # op, shape, size, options
+        ("dct_expand", [1, 1], [3, 2], {"t": 0.35, "seed": 7}),  # one pixel becomes a plane
+        ("dct_expand", [2, 2, 7, 5], [13, 11], {"t": 0.35, "seed": 2**32 - 1}),  # primes
+        ("dct_expand", [2, 1, 6, 10], [9, 25], {"t": [0.0, 1.0], "seed": [2**63 - 1, 0]}),  # a time and seed per sample
+        ("dct_expand", [1, 16, 17], [33, 34], {"t": 0.9, "noise": True}),  # a tile and one more
+        ("dct_expand", [1, 8, 9], [15, 20], {"t": 0.35, "seed": 7, "dtype": "float16"}),
+        ("dct_expand", [1, 8, 9], [15, 20], {"t": 0.35, "seed": 7, "align": False, "dtype": "bfloat16"}),
+        ("dct_expand", [1, 10, 4], [257, 7], {"t": 0.35, "seed": 7}),  # two launches
+        ("fft_expand", [1, 8, 9], [15, 20], {"t": 0.35, "seed": 7}),
+        ("dct_truncate", [2, 1, 13, 11], [7, 5], {"t": [0.0, 0.7]}),
+        ("fft_truncate", [1, 15, 20], [8, 9], {"normalize": False, "dtype": "bfloat16"}),
+        ("spectral_lift", [2, 1, 13, 11], [7, 5], {"t": [0.35, 1.0]}),
+        ("spectral_lift", [1, 20, 18], [10, 9], {"t": 0.6, "align": False, "basis": "fft", "dtype": "float16"}),
+        ("dctn", [2, 17, 31], [17, 31], {}),
+        ("idctn", [1, 33, 16], [33, 16], {"dtype": "bfloat16"}),
+        ("dct_expand", [1, 16, 64, 64], [128, 128], {"t": 0.35, "seed": 7}),
+        ("dct_expand", [1, 16, 64, 64], [128, 128], {"t": 0.35, "seed": 7, "dtype": "bfloat16"}),
+        ("dct_truncate", [1, 16, 128, 128], [64, 64], {"t": 0.0}),
+    ]
+    ops: dict[str, Callable[..., Any]] = {
+        "dct_expand": lambda x, _, size, **given: expand.expand(x, size, **given)[0],
+        "fft_expand": lambda x, _, size, **given: expand.expand(x, size, basis="fft", **given)[0],
+        "dct_truncate": lambda x, _, size, **given: expand.truncate(x, size, **given),
+        "fft_truncate": lambda x, _, size, **given: expand.truncate(x, size, basis="fft", **given),
+        "spectral_lift": lambda x, v, size, **given: expand.lift(x, v, **given),
+        "dctn": lambda x, _, size: expand.transform(x),
+        "idctn": lambda x, _, size: expand.transform(x, inverse=True),
+    }
+    rows: list[Row] = []
+    for op, shape, size, options in cases:
+        given = dict(options)
+        dtype = given.pop("dtype", "float32")
+        x, second = (
+            pyramid.stored(noise.normal(sides, seed).astype(np.float64), dtype)
+            for sides, seed in ((shape, 7), ([*shape[:-2], *size], 8))
+        )
+        if "noise" in given:
+            given["noise"] = second
+        if "t" in given:
+            given["t"] = np.asarray(given["t"], np.float64)
+        result = pyramid.stored(ops[op](x, second, tuple(size), **given).astype(np.float64), dtype)
+        row = {"op": op, "shape": shape, "size": size, **options, "dtype": dtype}
+        rows.append({**row, "sha256": digest(packed(result, dtype))})
+    return rows
+
+
 def packed(values: np.ndarray, dtype: str) -> np.ndarray:
     """float32 values of a type as that type; bfloat16 as its bits."""
     if dtype == "bfloat16":
@@ -133,6 +185,7 @@ FILES: dict[str, Callable[[], list[Row]]] = {
     "noise.json": noise_rows,
     "forecast.json": forecast_rows,
     "pyramid.json": pyramid_rows,
+    "planes.json": plane_rows,
 }
 
 

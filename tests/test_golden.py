@@ -4,6 +4,7 @@
 import json
 
 import pytest
+import torch
 
 from reference import golden
 from spectral_kernels import dispatch, selftest
@@ -23,10 +24,13 @@ def test_every_committed_file_has_its_writer_and_is_read():
 @pytest.mark.parametrize("backend", dispatch.BACKENDS)
 def test_backend_reproduces_every_vector(backend):
     results = selftest.run([backend])
-    if results[0].outcome == "skipped":
+    if results[0].op == "all":
         pytest.skip(results[0].detail)
     assert len(results) == len(selftest.vectors())
-    assert [r for r in results if r.outcome != "passed"] == []
+    assert [r for r in results if r.outcome == "failed"] == []
+    left_out = [r for r in results if r.outcome == "skipped"]
+    interpreted = backend == "triton" and not torch.cuda.is_available()
+    assert len(left_out) == (3 if interpreted else 0)  # the states as large as FLUX
 
 
 def test_selftest_reports_a_wrong_digest_and_an_op_that_raises():
