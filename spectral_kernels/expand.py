@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from spectral_kernels import arguments, bases, wavelets
-from spectral_kernels.dispatch.planes import plane_product
+from spectral_kernels.dispatch.sharded import plane_product
 from spectral_kernels.layouts import Layout, resized
 from spectral_kernels.noise import seeds_for
 from spectral_kernels.schedule import align_time
@@ -262,7 +262,7 @@ def spectral_lift(
     samples = arguments.samples_of(v)
     time, times = arguments.times(op, t, samples, v.device, zero=False)
     return plane_product(
-        v, z, None, times, None, _scalar(time, times), "up", "lowpass", basis, list(fine), list(coarse), name,
+        op, v, z, None, times, None, _scalar(time, times), "up", "lowpass", basis, list(fine), list(coarse), name,
         "lift" if align else "hold", "", arguments.precision(op, precision), 0,
     )  # fmt: skip
 
@@ -282,7 +282,7 @@ def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision)
     if noise is not None:
         _like(op, "noise", noise, x, resized(x.shape, name, fine))
     y = plane_product(
-        x, noise, seeds, times, base_seed, _scalar(time, times), "up",
+        op, x, noise, seeds, times, base_seed, _scalar(time, times), "up",
         "" if seed is None and noise is None else "synthesis", basis, list(fine), list(coarse), name,
         "expand" if align else "fill", "", arguments.precision(op, precision), 0,
     )  # fmt: skip
@@ -302,7 +302,7 @@ def _truncate(op, basis, x, scale, size, normalize, t, layout, precision) -> Ten
     if not normalize and time != 0:
         raise ValueError(f"{op}: t = {t} sets the factor of normalize=True, got normalize=False; leave one of them out")
     return plane_product(
-        x, None, None, times, None, _scalar(time, times), "down", "", basis, list(fine), list(coarse), name,
+        op, x, None, None, times, None, _scalar(time, times), "down", "", basis, list(fine), list(coarse), name,
         "truncate" if normalize else "one", "", arguments.precision(op, precision), 0,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@
 from torch import Tensor
 
 from spectral_kernels import arguments, wavelets
-from spectral_kernels.dispatch.planes import plane_product
+from spectral_kernels.dispatch.sharded import plane_product
 
 
 def dctn(x: Tensor, dims: tuple[int, int] = (-2, -1), *, precision: str = "exact") -> Tensor:
@@ -80,7 +80,7 @@ def _transform(
         raise ValueError(f"{op}: both sides must be even, got {size}; pad x, or use dctn, which takes any size")
     coarse = [side // 2 for side in size] if halves else list(size)
     y = plane_product(
-        moved, None, None, None, None, 0.0, kind, "", basis, list(size), coarse, name, "one", "",
+        op, moved, None, None, None, None, 0.0, kind, "", basis, list(size), coarse, name, "one", "",
         arguments.precision(op, precision), 0,
     )  # fmt: skip
     return y if moved is x else y.movedim((-2, -1), dims)
