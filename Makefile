@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | lint | bench | gpu | native | library | sanitize: each from a fresh clone; what they need is
+# make demo | test | lint | bench | gpu | native | library | sanitize | dist: each from a fresh clone; what they need is
 # installed once, into .venv.
 
 # Any Python from 3.11 on.
@@ -9,7 +9,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test lint bench gpu native library sanitize clean
+.PHONY: demo test lint bench gpu native library sanitize dist clean
 
 demo: .venv/ready-demo
 	.venv/bin/python -m spectral_kernels demo
@@ -42,6 +42,19 @@ sanitize: .venv/ready-test
 		.venv/bin/cmake --build build/sanitize-$$kind --parallel $(WORKERS) && \
 		.venv/bin/ctest --test-dir build/sanitize-$$kind --output-on-failure || exit 1; \
 	done
+
+# Wheel and sdist, and the package for the hub; the wheel goes into an environment of its own and tests itself there.
+# That environment sees the PyTorch of .venv, but not the package installed in it for development.
+dist: .venv/ready-test
+	rm -rf dist build/dist
+	.venv/bin/python -m build --outdir dist
+	.venv/bin/python bindings/hub/layout.py build/hub
+	.venv/bin/python -m venv build/dist
+	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > build/dist/outer.pth
+	[ ! -f "$$(cat build/dist/outer.pth)/own-torch.pth" ] || cat "$$(cat build/dist/outer.pth)/own-torch.pth" >> build/dist/outer.pth
+	mv build/dist/outer.pth "$$(build/dist/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/"
+	build/dist/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	cd build/dist && bin/python -m spectral_kernels info && bin/python -m spectral_kernels selftest --backend torch --backend native
 
 # Rows are appended to bench/results; `make bench SUITE=expand` measures one suite.
 bench: .venv/ready-test
