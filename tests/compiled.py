@@ -127,7 +127,7 @@ def _compile(
     if missing:
         raise TypeError(f"{name}: neither signature nor constexprs has {', '.join(missing)}")
     types = {n: "constexpr" if n in constexprs else signature[n] for n in fn.arg_names}
-    types = {n: tuple(t) if isinstance(t, list) else t for n, t in types.items()}  # JSON knows no tuples
+    types = {n: _tupled(t) for n, t in types.items()}
     places = [
         (i, *place)
         for i, (n, t) in enumerate(types.items())
@@ -140,6 +140,11 @@ def _compile(
     asm = {stage: text for stage, text in kernel.asm.items() if isinstance(text, str)}
     registers, spills = _assembled(asm["ptx"]) if "ptx" in asm else _described(asm["amdgcn"])
     return {"target": target, "shared": kernel.metadata.shared, "registers": registers, "spills": spills, "asm": asm}
+
+
+def _tupled(types):
+    """Lists as tuples, tuples within tuples too: JSON knows none."""
+    return tuple(map(_tupled, types)) if isinstance(types, list) else types
 
 
 def _assembled(ptx: str) -> tuple[int, int]:

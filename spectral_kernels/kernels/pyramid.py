@@ -15,8 +15,9 @@ from spectral_kernels.kernels.noise import normal_quad, sample_seed
 from spectral_kernels.kernels.planes import element, plane_offset
 from spectral_kernels.kernels.rounding import round_to, widen
 
-# Fine pixels of one program; two float64 temporaries of it stay in the registers of four warps.
-TILE_ROWS, TILE_COLUMNS = 8, 128
+# Pixels of one program of four warps. Bilinear splitting holds sixteen neighbours of each in float64: with 1024 pixels
+# it spills.
+PIXELS, SPLIT_BILINEAR_PIXELS, TILE_COLUMNS = 1024, 256, 128
 
 
 @triton.jit
@@ -142,6 +143,27 @@ def merge_kernel(
     tl.store(p_out + element(o_row, o_column, out_strides, 1), narrow(y, out.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def noise_tile(
+    source, noisy, velocity, t, shown, seed, stream, i_in, c2, o_quad, o_column, height, width, x_strides, strides,
+    PATCH: tl.constexpr,
+):  # fmt: skip
+    """4 QUADS rows of one plane of one sample: z = (1 - t) x + t e, or 0 where it is not shown, and v = e - x."""
+    quads = normal_quad(seed, stream, i_in, o_quad, o_column)
+    p_x = source + (i_in // c2) * x_strides[1] + (i_in % c2) * x_strides[2]
+    offset = (i_in // c2) * strides[1] + (i_in % c2) * strides[2]
+    for word in tl.static_range(4):
+        o_row = (4 * o_quad + word).to(tl.int64)
+        inside = (o_row < height) & (o_column < width)
+        x = load_wide(p_x, o_row, o_column, x_strides, inside)
+        e = quads[word].to(tl.float64)
+        z = narrow((1.0 - t) * x + t * e, noisy.dtype.element_ty)
+        z = tl.where(shown, z, tl.zeros_like(z))
+        at = offset + element(o_row, o_column, strides, PATCH)
+        tl.store(noisy + at, z, mask=inside)
+        tl.store(velocity + at, narrow(e - x, velocity.dtype.element_ty), mask=inside)
+
+
 @triton.jit(do_not_specialize=["base_seed", "stream"])
 def noise_kernel(
     sources, noisy, velocities, times, mask, seeds, base_seed: "i64", stream: "i64",
@@ -151,13 +173,13 @@ def noise_kernel(
 ):  # fmt: skip
     """All levels: a program does 4 QUADS rows x COLUMNS columns of one plane of one level.
 
-    `sizes` holds height and width of each level, `planes` (planes per sample, c2), strides seven numbers a level.
+    `sizes` holds height and width of each level, `planes` (planes per sample, c2), strides a tuple of seven a level.
     """
     i_program = tl.program_id(0).to(tl.int64)
     for level in tl.static_range(LEVELS):
         if (i_program >= first_tile[level]) & (i_program < first_tile[level + 1]):
             height, width = sizes[2 * level], sizes[2 * level + 1]
-            per_sample, c2 = planes[2 * level], planes[2 * level + 1]
+            per_sample = planes[2 * level]
             column_tiles = tl.cdiv(width, COLUMNS)
             tiles = column_tiles * tl.cdiv(height, 4 * QUADS)
             i_tile = i_program - first_tile[level]
@@ -165,31 +187,16 @@ def noise_kernel(
             i_sample = i_plane // per_sample
             o_column = (i_tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[None, :]
             o_quad = (i_tile % tiles // column_tiles * QUADS + tl.arange(0, QUADS))[:, None]
-            seed = sample_seed(base_seed, seeds, i_sample, SEEDS)
-            quads = normal_quad(seed, stream + level, i_plane % per_sample, o_quad, o_column)
-            t = tl.load(times + i_sample * LEVELS + level)
-            DTYPE: tl.constexpr = noisy[level].dtype.element_ty
-            # Seven strides from the level's place in the flat tuple.
-            s0, s1, s2 = source_strides[7 * level], source_strides[7 * level + 1], source_strides[7 * level + 2]
-            s3, s4 = source_strides[7 * level + 3], source_strides[7 * level + 5]
-            d0, d1, d2 = target_strides[7 * level], target_strides[7 * level + 1], target_strides[7 * level + 2]
-            d3, d4 = target_strides[7 * level + 3], target_strides[7 * level + 4]
-            d5, d6 = target_strides[7 * level + 5], target_strides[7 * level + 6]
-            i_in = i_plane % per_sample
-            source = sources[level] + i_sample * s0 + (i_in // c2) * s1 + (i_in % c2) * s2
-            target = i_sample * d0 + (i_in // c2) * d1 + (i_in % c2) * d2
-            for word in tl.static_range(4):
-                o_row = (4 * o_quad + word).to(tl.int64)
-                inside = (o_row < height) & (o_column < width)
-                x = widen(tl.load(source + o_row * s3 + o_column * s4, mask=inside, other=0.0)).to(tl.float64)
-                e = quads[word].to(tl.float64)
-                z = narrow((1.0 - t) * x + t * e, DTYPE)
-                if MASK:
-                    z = tl.where(tl.load(mask + i_sample * LEVELS + level) != 0, z, tl.zeros_like(z))
-                P: tl.constexpr = PATCHES[level]
-                at = target + (o_row // P) * d3 + (o_row % P) * d4 + (o_column // P) * d5 + (o_column % P) * d6
-                tl.store(noisy[level] + at, z, mask=inside)
-                tl.store(velocities[level] + at, narrow(e - x, DTYPE), mask=inside)
+            shown = i_plane >= 0
+            if MASK:
+                shown = tl.load(mask + i_sample * LEVELS + level) != 0
+            at = i_sample * target_strides[level][0]
+            noise_tile(
+                sources[level] + i_sample * source_strides[level][0], noisy[level] + at, velocities[level] + at,
+                tl.load(times + i_sample * LEVELS + level), shown, sample_seed(base_seed, seeds, i_sample, SEEDS),
+                stream + level, i_plane % per_sample, planes[2 * level + 1], o_quad, o_column, height, width,
+                source_strides[level], target_strides[level], PATCHES[level],
+            )  # fmt: skip
 
 
 def _plane(view: Tensor) -> tuple[int, int]:
@@ -200,9 +207,9 @@ def _factors(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, int]:
     return -(-fine[0] // coarse[0]), -(-fine[1] // coarse[1])
 
 
-def _tile(size: tuple[int, int]) -> tuple[int, int]:
+def _tile(size: tuple[int, int], pixels: int = PIXELS) -> tuple[int, int]:
     columns = min(TILE_COLUMNS, triton.next_power_of_2(size[1]))
-    return min(TILE_ROWS * TILE_COLUMNS // columns, triton.next_power_of_2(size[0])), columns
+    return min(pixels // columns, triton.next_power_of_2(size[0])), columns
 
 
 def split(x: Tensor, coarse: Tensor, detail: Tensor, resample: str, tile: tuple[int, int] | None = None) -> None:
@@ -211,7 +218,7 @@ def split(x: Tensor, coarse: Tensor, detail: Tensor, resample: str, tile: tuple[
     area = resample == "area"
     f, g = _factors(fine_size, coarse_size)
     counted = coarse_size if area else fine_size
-    rows, columns = tile or _tile(counted)
+    rows, columns = tile or _tile(counted, PIXELS if area else SPLIT_BILINEAR_PIXELS)
     tiles = triton.cdiv(counted[0], rows) * triton.cdiv(counted[1], columns)
     with torch.cuda.device_of(x):
         split_kernel[(x.shape[0] * x.shape[1] * x.shape[2], tiles)](
@@ -261,8 +268,8 @@ def noise_levels(
             tuple(sources), tuple(targets[:count]), tuple(targets[count:]), times.contiguous(),
             times if mask is None else mask.contiguous().view(torch.uint8),
             times if seeds is None else seeds, 0 if base_seed is None else base_seed, stream,
-            tuple(stride for view in sources for stride in view.stride()),
-            tuple(stride for view in targets[:count] for stride in view.stride()),
+            tuple(view.stride() for view in sources),
+            tuple(view.stride() for view in targets[:count]),
             tuple(side for size in sizes for side in size),
             tuple(number for view in sources for number in (view.shape[1] * view.shape[2], view.shape[2])),
             tuple(first_tile),

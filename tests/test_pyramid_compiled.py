@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pyramid kernels compiled for GPUs that are not here: spills, shared memory, fused roundings."""
+
+import re
+
+import pytest
+from compiled import CUDA_TARGETS, TARGETS, compile_kernel
+
+pytest.importorskip("triton")
+
+from spectral_kernels.kernels import pyramid as kernels
+
+STRIDES = ("i64", "i64", "i64", "i64", "i32", "i64", "i32")
+PLANES = {"size": ("i32", "i32"), "coarse_size": ("i32", "i32"), "per_sample": "i32", "c2": "i32"}
+
+
+def clean(compiled):
+    """No spills, no shared memory, and no product fused with a sum: bits would depend on it."""
+    assert (compiled.spills, compiled.shared, compiled.float32_contractions) == (0, 0, 0)
+    assert compiled.registers <= (512 if compiled.target == "gfx942" else 255)
+    if compiled.target in CUDA_TARGETS:
+        assert not re.findall(r"\bfma\.rn\.f64", compiled.asm["ptx"])  # IEEE division is one instruction in PTX
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("area", [True, False], ids=["area", "bilinear"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_split(target, area, dtype):
+    strides = dict.fromkeys(("x_strides", "coarse_strides", "detail_strides"), STRIDES)
+    compiled = compile_kernel(
+        kernels.split_kernel,
+        {**dict.fromkeys(("x", "coarse", "detail"), f"*{dtype}"), **strides, **PLANES},
+        {"F": 2, "G": 2, "AREA": area, "ROWS": 8 if area else 2, "COLUMNS": 128},
+        target=target,
+        aligned=("x", "coarse", "detail"),
+    )
+    clean(compiled)
+
+
+@pytest.mark.parametrize("area", [True, False], ids=["area", "bilinear"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_merge(target, area):
+    strides = dict.fromkeys(("coarse_strides", "detail_strides", "out_strides"), STRIDES)
+    compiled = compile_kernel(
+        kernels.merge_kernel,
+        {**dict.fromkeys(("coarse", "detail", "out"), "*bf16"), **strides, **PLANES},
+        {"F": 2, "G": 2, "AREA": area, "SUBTRACT": False, "ROWS": 8, "COLUMNS": 128},
+        target=target,
+        aligned=("coarse", "detail", "out"),
+    )
+    clean(compiled)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_noise_of_two_levels(target):
+    compiled = compile_kernel(
+        kernels.noise_kernel,
+        {
+            **dict.fromkeys(("sources", "noisy", "velocities"), ("*bf16", "*bf16")),
+            "times": "*fp64",
+            "mask": "*u8",
+            "seeds": "*i64",
+            "base_seed": "i64",
+            "stream": "i64",
+            "source_strides": (STRIDES, STRIDES),
+            "target_strides": (STRIDES, STRIDES),
+            "sizes": ("i32",) * 4,
+            "planes": ("i32",) * 4,
+            "first_tile": ("i32",) * 3,
+        },
+        {"LEVELS": 2, "PATCHES": (1, 2), "MASK": True, "SEEDS": False, "QUADS": 2, "COLUMNS": 128},
+        target=target,
+        aligned=("sources", "noisy", "velocities"),
+    )
+    clean(compiled)
