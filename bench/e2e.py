@@ -8,6 +8,7 @@ out. `--tiny` rehearses the same code with a few channels.
 
 import argparse
 import contextlib
+import importlib
 import statistics
 import sys
 import time
@@ -16,9 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from bench import rows
 from spectral_kernels.adapters.diffusers import (
@@ -30,6 +29,9 @@ from spectral_kernels.adapters.diffusers import (
 )
 from spectral_kernels.adapters.diffusers.forecast import Forecaster
 from spectral_kernels.adapters.diffusers.progressive import Progressive
+
+# Its names are made at run time, which type checkers cannot follow.
+diffusers: Any = importlib.import_module("diffusers")
 
 DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
 
@@ -72,7 +74,7 @@ SUBJECTS = {
         {"guidance_embeds": True},
         {"num_layers": 1, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
          "joint_attention_dim": 32, "pooled_projection_dim": 32, "axes_dims_rope": (4, 4, 8)},
-        lambda: FlowMatchEulerDiscreteScheduler(**DYNAMIC, shift=3.0),
+        lambda: diffusers.FlowMatchEulerDiscreteScheduler(**DYNAMIC, shift=3.0),
         lambda c: {"prompt_embeds": normal(1, 512, c.get("joint_attention_dim", 4096)),
                    "pooled_prompt_embeds": normal(1, c.get("pooled_projection_dim", 768))},
         sizes(height=1024, width=1024),
@@ -87,7 +89,7 @@ SUBJECTS = {
          "guidance_embeds": False},
         {"num_layers": 1, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
          "joint_attention_dim": 32, "axes_dims_rope": (4, 4, 4, 4)},
-        lambda: FlowMatchEulerDiscreteScheduler(**DYNAMIC, shift=3.0),
+        lambda: diffusers.FlowMatchEulerDiscreteScheduler(**DYNAMIC, shift=3.0),
         lambda c: {"prompt_embeds": normal(1, 512, c.get("joint_attention_dim", 7680)), "guidance_scale": 1.0},
         sizes(height=1024, width=1024),
         {"height": 128, "width": 96},
@@ -100,7 +102,7 @@ SUBJECTS = {
         {},
         {"dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 16,
          "axes_dims": [4, 4, 8], "axes_lens": [1024, 64, 64]},
-        lambda: FlowMatchEulerDiscreteScheduler(shift=6.0),
+        lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
         lambda c: {"prompt_embeds": [normal(128, c.get("cap_feat_dim", 2560))], "guidance_scale": 0.0},
         sizes(height=1024, width=1024),
         {"height": 128, "width": 96},
@@ -111,7 +113,9 @@ SUBJECTS = {
         "WanTransformer3DModel",
         {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
         {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2, "text_dim": 32},
-        lambda: UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),
+        lambda: diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+        ),
         lambda c: {"prompt_embeds": normal(1, 512, c.get("text_dim", 4096)),
                    "negative_prompt_embeds": normal(1, 512, c.get("text_dim", 4096))},
         sizes(height=480, width=832, num_frames=81),
@@ -124,7 +128,7 @@ SUBJECTS = {
         {},
         {"num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 16,
          "axes_dims_rope": (4, 4, 8)},
-        lambda: FlowMatchEulerDiscreteScheduler(
+        lambda: diffusers.FlowMatchEulerDiscreteScheduler(
             use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
         ),
         lambda c: {"prompt_embeds": normal(1, 256, c.get("joint_attention_dim", 3584)),

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny pipelines with random weights, for trying the examples without a checkpoint. Their pictures are noise."""
 
+import importlib
 from typing import Any
 
-import diffusers
 import torch
+
+# Its names are made at run time, which type checkers cannot follow.
+diffusers: Any = importlib.import_module("diffusers")
 
 
 def tiny_pipeline(family: str) -> tuple[Any, dict]:
