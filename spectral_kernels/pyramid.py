@@ -17,10 +17,10 @@ from spectral_kernels.dispatch import pyramid as ops
 from spectral_kernels.expand import dct_expand, dct_truncate
 from spectral_kernels.layouts import Patches, Planes, Tokens, grid_of
 from spectral_kernels.noise import Seed, checked_stream, seeds_for
-from spectral_kernels.transforms import dctn, idctn
+from spectral_kernels.transforms import dctn, dwt2, idctn, idwt2
 
 RESAMPLES = ("area", "bilinear", "dct")
-BASES = ("dct",)
+BASES = ("dct", "haar")
 
 
 class NoisyLevels(NamedTuple):
@@ -46,11 +46,11 @@ def laplacian_pyramid(
         "bilinear", linear interpolation at pixel centres without a low-pass, both ways (for a factor of 2 down the
         mean of 2x2, where torch.nn.functional.interpolate does the same). "dct", truncation and expansion of the
         cosine spectrum with the mean kept, any size.
-    basis : "dct" makes an orthonormal pyramid in place of the Laplacian one, with as many numbers as the image has
+    basis : "dct" or "haar", an orthonormal pyramid in place of the Laplacian one, with as many numbers as the image has
         pixels (for even sides): each detail level [..., 3 C, h, w] holds three bands of the level above it, high
         columns, high rows and both, channels side by side within a band (a lone plane counts as C = 1). The bands of
         the cosine spectrum are brought back to a grid, so that a pixel of a band lies where it lies in the image. Its
-        coarse level is `dct_truncate`'s. Levels by number only.
+        coarse level is `dct_truncate`'s. "haar": the bands of `dwt2`, and the mean of 2x2. Levels by number only.
 
     Returns
     -------
@@ -217,7 +217,10 @@ def level_mask(op: str, mask: Tensor, samples: int, levels: int, device: torch.d
 
 def _down(x: Tensor, size: tuple[int, int], resample: str, basis: str | None) -> tuple[Tensor, Tensor]:
     if basis is not None:
-        return dct_truncate(x, size=size), _bands(dctn(x), size)
+        if basis == "haar":
+            bands = dwt2(x)
+            return bands[..., : size[0], : size[1]] / 2, _quarters(bands, size)
+        return dct_truncate(x, size=size), idctn(_quarters(dctn(x), size))
     if resample == "dct":
         coarse = dct_truncate(x, size=size)
         return coarse, ops.merge(dct_expand(coarse, size=_plane(x), t=0.0).x, x, "none", True)
@@ -227,7 +230,9 @@ def _down(x: Tensor, size: tuple[int, int], resample: str, basis: str | None) ->
 
 def _up(coarse: Tensor, detail: Tensor, resample: str, basis: str | None) -> Tensor:
     if basis is not None:
-        return _from_bands(coarse, detail)
+        if basis == "haar":
+            return idwt2(_joined(coarse * 2, detail))
+        return idctn(_joined(dctn(coarse) * 2, dctn(detail)))  # sides are doubled, so r = 2
     if resample == "dct":
         return ops.merge(dct_expand(coarse, size=_plane(detail), t=0.0).x, detail, "none", False)
     return ops.merge(coarse, detail, resample, False)
@@ -237,22 +242,20 @@ def _plane(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
 
 
-def _bands(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
-    """The three high quarters of a spectrum, each brought back to the grid, stacked along the channels."""
+def _quarters(plane: Tensor, size: tuple[int, int]) -> Tensor:
+    """The three high quarters of a plane of coefficients, stacked along the channels."""
     h, w = size
-    quarters = [spectrum[..., :h, w:], spectrum[..., h:, :w], spectrum[..., h:, w:]]
-    if spectrum.ndim == 2:
-        return idctn(torch.stack(quarters))
-    return idctn(torch.cat(quarters, -3))
+    quarters = [plane[..., :h, w:], plane[..., h:, :w], plane[..., h:, w:]]
+    return torch.stack(quarters) if plane.ndim == 2 else torch.cat(quarters, -3)
 
 
-def _from_bands(coarse: Tensor, detail: Tensor) -> Tensor:
-    quarters = dctn(detail).unflatten(-3, (3, -1)).unbind(-4)
-    if coarse.ndim == 2:
+def _joined(low: Tensor, detail: Tensor) -> Tensor:
+    """A plane of coefficients from its low quarter and the stack of the others."""
+    quarters = detail.unflatten(-3, (3, -1)).unbind(-4)
+    if low.ndim == 2:
         quarters = [quarter.squeeze(-3) for quarter in quarters]
     right, below, both = quarters
-    low = dctn(coarse) * 2  # sides are doubled, so r = 2
-    return idctn(torch.cat([torch.cat([low, right], -1), torch.cat([below, both], -1)], -2))
+    return torch.cat([torch.cat([low, right], -1), torch.cat([below, both], -1)], -2)
 
 
 # ---------------------------------------------------------------- checks

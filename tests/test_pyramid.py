@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from reference import noise
 from reference import pyramid as reference
-from spectral_kernels import dispatch, laplacian_pyramid, laplacian_reconstruct, layouts, noise_levels, normal
+from spectral_kernels import dispatch, dwt2, laplacian_pyramid, laplacian_reconstruct, layouts, noise_levels, normal
 from spectral_kernels.dispatch import pyramid as ops
 
 RESAMPLES = ["area", "bilinear", "dct"]
@@ -209,18 +209,28 @@ def test_nan_stays_with_its_pixels(device):
     assert int(laplacian_pyramid(x, 2)[1].isnan().sum()) == 4 + 1  # a block, and inf - inf
 
 
+@pytest.mark.parametrize("basis", ["dct", "haar"])
 @pytest.mark.parametrize("shape", [(2, 3, 16, 24), (3, 8, 12), (16, 16)], ids=str)
-def test_orthonormal_pyramid(shape):
+def test_orthonormal_pyramid(shape, basis):
     x = torch.randn(shape)
-    levels = laplacian_pyramid(x, 3, basis="dct")
+    levels = laplacian_pyramid(x, 3, basis=basis)
     h, w = shape[-2:]
     bands = [h // 4 * (w // 4), h // 4 * (w // 4) * 3, h // 2 * (w // 2) * 3]
     assert [level.numel() for level in levels] == [x.numel() * n // (h * w) for n in bands]
-    again = laplacian_reconstruct(levels, basis="dct")
+    again = laplacian_reconstruct(levels, basis=basis)
     assert (again - x).norm() < 12 * 2.0**-24 * x.norm()  # six roundings of orthonormal maps a level
     # Parseval: every level down divides the coarse image by r = 2.
     energy = sum(4.0 ** (2 - max(s, 1) + (s == 0)) * levels[s].double().square().sum() for s in range(3))
     torch.testing.assert_close(energy, x.double().square().sum(), rtol=1e-5, atol=0)
+
+
+def test_haar_levels_are_the_means_and_the_bands_of_dwt2():
+    x = torch.randint(-128, 128, (2, 3, 8, 12)).float()
+    coarse, detail = laplacian_pyramid(x, 2, basis="haar")
+    assert_same_bits(coarse, functional.avg_pool2d(x, 2) + 0.0)
+    bands = dwt2(x)
+    assert_same_bits(detail[:, 3:6], bands[..., 4:, :6].contiguous())  # high rows, all channels
+    assert_same_bits(laplacian_reconstruct([coarse, detail], basis="haar"), x + 0.0)  # integers: no rounding anywhere
 
 
 def test_a_band_lies_where_it_lies_in_the_image():
