@@ -26,13 +26,18 @@ TILES = tuple(
 
 
 def fused_tile(mode: str, out_size: tuple[int, int], in_size: tuple[int, int]) -> Tile:
-    """16 rows keep both slices of the widest intermediate (256 columns) in the registers of 8 warps."""
+    """16 rows keep both slices of the widest intermediate (256 columns) in the registers of 8 warps.
+
+    Compiled by Triton 3.9 for sm_80, sm_90 and sm_100, bytes spilled: 64 -> 128 exact 0, 0, 24, fast 0, 0, 0 (with
+    tiles of 32 columns and depth 32 up to 1364); 128 -> 256 exact 24, 120, 160 (with 16 warps 1600), fast about 350.
+    """
     wide = max(*out_size, *in_size) > 128
-    if mode == "fast":
-        return Tile(16, 32, 32, 8 if wide else 4)
     return Tile(16, 16, 16, 8 if wide else 4)
 
 
 def pair_tile(mode: str) -> Tile:
-    """Square tiles: each intermediate value is then read from memory the fewest times."""
-    return Tile(64, 64, 32, 8) if mode == "fast" else Tile(32, 32, 16, 4)
+    """Square tiles: each intermediate value is then read from memory the fewest times.
+
+    Nothing spills; with depth 32 the fast tier would spill up to 2128 bytes (Triton 3.9).
+    """
+    return Tile(64, 64, 16, 8) if mode == "fast" else Tile(32, 32, 16, 4)
