@@ -147,15 +147,6 @@ def plane_rows() -> list[Row]:
         ("dct_expand", [1, 16, 64, 64], [128, 128], {"t": 0.35, "seed": 7, "dtype": "bfloat16"}),
         ("dct_truncate", [1, 16, 128, 128], [64, 64], {"t": 0.0}),
     ]
-    ops: dict[str, Callable[..., Any]] = {
-        "dct_expand": lambda x, _, size, **given: expand.expand(x, size, **given)[0],
-        "fft_expand": lambda x, _, size, **given: expand.expand(x, size, basis="fft", **given)[0],
-        "dct_truncate": lambda x, _, size, **given: expand.truncate(x, size, **given),
-        "fft_truncate": lambda x, _, size, **given: expand.truncate(x, size, basis="fft", **given),
-        "spectral_lift": lambda x, v, size, **given: expand.lift(x, v, **given),
-        "dctn": lambda x, _, size: expand.transform(x),
-        "idctn": lambda x, _, size: expand.transform(x, inverse=True),
-    }
     rows: list[Row] = []
     for op, shape, size, options in cases:
         given = dict(options)
@@ -168,10 +159,24 @@ def plane_rows() -> list[Row]:
             given["noise"] = second
         if "t" in given:
             given["t"] = np.asarray(given["t"], np.float64)
-        result = pyramid.stored(ops[op](x, second, tuple(size), **given).astype(np.float64), dtype)
+        result = pyramid.stored(plane_op(op, x, second, (size[0], size[1]), given).astype(np.float64), dtype)
         row = {"op": op, "shape": shape, "size": size, **options, "dtype": dtype}
         rows.append({**row, "sha256": digest(packed(result, dtype))})
     return rows
+
+
+def plane_op(
+    op: str, x: expand.Planes, second: expand.Planes, size: expand.Size, given: dict[str, Any]
+) -> expand.Planes:
+    """The reference's answer to a row; `second` is the velocity of a lift."""
+    basis = {"basis": "fft"} if op.startswith("fft") else {}
+    if op.endswith("expand"):
+        return expand.expand(x, size, **basis, **given)[0]
+    if op.endswith("truncate"):
+        return expand.truncate(x, size, **basis, **given)
+    if op == "spectral_lift":
+        return expand.lift(x, second, **given)
+    return expand.transform(x, inverse=op == "idctn")
 
 
 def packed(values: np.ndarray, dtype: str) -> np.ndarray:
