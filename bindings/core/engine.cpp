@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "forecast.hpp"
+#include "haar.hpp"
 #include "isa.hpp"
 #include "job.hpp"
 #include "noise.hpp"
@@ -404,6 +405,8 @@ void spectrum_of(const Job& job, int64_t block, Scratch& s, const T* half, T* sp
     for (int64_t j = 0; j < width; j += kLanes) transpose16(result + j * kLanes, kLanes, spectrum + first * width + j, width);
 }
 
+#include "haar.inl"
+
 bool rows_entry(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, void* half, const void* spectrum) {
     if (job.mode == Mode::f32) return rows_of(job, term, plane, block, s, static_cast<float*>(half), static_cast<const float*>(spectrum));
     return rows_of(job, term, plane, block, s, static_cast<double*>(half), static_cast<const double*>(spectrum));
@@ -433,6 +436,6 @@ void columns_entry(const Job& job, int64_t plane, int64_t block, Scratch& s, con
 
 const Isa SK_JOIN(isa_, SK_ISA) = {SK_TEXT(SK_ISA), SK_VECTOR_BYTES, SK_ISA::rows_entry, SK_ISA::spectrum_entry,
                                    SK_ISA::columns_entry,
-                                   SK_ISA::noise_rows, SK_ISA::forecast_span};
+                                   SK_ISA::noise_rows, SK_ISA::forecast_span, SK_ISA::haar_plane};
 
 }  // namespace sk

@@ -14,6 +14,7 @@ namespace sk {
 
 struct Job;
 struct Forecast;
+struct Haar;
 struct Noise;
 struct Rotation;
 struct Scratch;
@@ -33,6 +34,8 @@ struct Isa {
     void (*noise)(const Noise& noise, uint64_t seed, int64_t base, uint32_t plane, int64_t group);
     // Elements [start, stop) of every target.
     void (*forecast)(const Forecast& job, int64_t start, int64_t stop);
+    // One plane.
+    void (*haar)(const Haar& job, int64_t plane);
 };
 
 extern const Isa isa_baseline, isa_avx2, isa_avx512;

@@ -17,6 +17,7 @@
 
 #include "bases.hpp"
 #include "forecast.hpp"
+#include "haar.hpp"
 #include "noise.hpp"
 #include "planes.hpp"
 #include "table.hpp"
@@ -138,6 +139,19 @@ void plane_product(Array out, ReadOnly x, std::optional<ReadOnly> other, Tables 
     sk::plane_product(job, isa, threads);
 }
 
+void haar(Array out, ReadOnly x, bool inverse, int threads, const std::string& isa_name) {
+    sk::Haar job;
+    job.out = planes_of(out, "out");
+    job.x = planes_of(x, "x");
+    job.inverse = inverse;
+    same_planes(job.x, job.out, "x");
+    if (job.x.rows != job.out.rows || job.x.columns != job.out.columns) wrong("x must be as large as out");
+    if (job.x.rows % 2 || job.x.columns % 2) wrong("both sides must be even");
+    const sk::Isa& isa = isa_of(isa_name);
+    nb::gil_scoped_release unlocked;
+    sk::haar(job, isa, threads);
+}
+
 void normal(Array out, std::variant<int64_t, Seeds> seeds, uint32_t stream, int threads, const std::string& isa_name) {
     if (out.ndim() != 4) wrong("out must have 4 dimensions [samples, planes, rows, columns]");
     sk::Noise noise;
@@ -223,6 +237,8 @@ NB_MODULE(_native, m) {
     m.def("plane_product", &plane_product, "out"_a.noconvert(), "x"_a.noconvert(), "other"_a.none(), "first"_a,
           "second"_a.none(), "corner"_a, "seeds"_a.none(), "stream"_a, "weights"_a, "threads"_a, "spectral"_a = false, "isa"_a = "",
           "out = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0 for views [B, C1, C2, h/p, p, w/p, p].");
+    m.def("haar", &haar, "out"_a.noconvert(), "x"_a.noconvert(), "inverse"_a, "threads"_a, "isa"_a = "",
+          "One level of Haar on 2x2 blocks, or its inverse, for views [B, C1, C2, h/p, p, w/p, p].");
     m.def("normal", &normal, "out"_a.noconvert(), "seeds"_a, "stream"_a, "threads"_a, "isa"_a = "",
           "Normal deviates into out [samples, planes, rows, columns].");
     m.def("forecast", &forecast, "out"_a.noconvert(), "features"_a, "weights"_a, "threads"_a, "isa"_a = "",

@@ -32,6 +32,11 @@ def run(
 
         launch(product, out, x, other, seeds, times, base_seed, t)
         return
+    if backend == "native" and product.formula == "one" and product.kind in ("analysis", "synthesis"):
+        from spectral_kernels.dispatch import native
+
+        native.haar(out, x, product.kind == "synthesis")
+        return
     per_sample = x.shape[1] * x.shape[2]
     given, added = flat(x), None if other is None else flat(other)
     result = given.new_empty((len(given), *plane_of(out)))

@@ -67,3 +67,8 @@ def forecast(features: Sequence[Tensor], weights: Tensor, out: Tensor) -> None:
     """out [G, n] from flat features [n] in float32, float16 or bfloat16 and float32 weights [G, K]."""
     flat = [h.detach() for h in features]
     _native.forecast(out.detach(), flat, weights.detach().to(torch.float32).contiguous(), torch.get_num_threads())
+
+
+def haar(out: Tensor, x: Tensor, inverse: bool) -> None:
+    """One level of Haar on 2x2 blocks, or its inverse, for views [B, C1, C2, h/p, p, w/p, p]."""
+    _native.haar(out.detach(), x.detach(), inverse, torch.get_num_threads())
