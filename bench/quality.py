@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What growing runs lose and gain, on exact oracles and a small trained network.
 
-    python -m bench.quality gaussian | posterior | patches | network WEIGHTS       rows, to bench/results/quality.jsonl
-    python -m bench.quality plot                                                   tables and plots from the rows
+    python -m bench.quality gaussian | posterior | shifts | bases | patches | network WEIGHTS
+    python -m bench.quality plot
+
+The first appends rows to bench/results/quality.jsonl, the second makes tables and plots of them.
 
 Two questions, two measures. How far is a run from the full-resolution run of the same noise: `distance`, mean relative
 L2. How good are its samples: `frechet`, the Frechet distance of fixed random features to those of held-out data, and
@@ -27,6 +29,7 @@ from bench.oracles import GaussianField, LocalPosteriorMean, PosteriorMean, phot
 from bench.samplers import bilinear, dpm_2m
 from spectral_kernels import FLUX_LATENT, PowerSpectrum, align_time, idctn, normal, resolution_schedule
 from spectral_kernels.flow import euler, full_resolution, heun, initial_noise, progressive
+from spectral_kernels.flow.progressive import BASES
 
 RESULTS = Path(__file__).parent / "results"
 SOLVERS = {"euler": euler, "heun": heun, "dpm++2m": dpm_2m}
@@ -131,7 +134,9 @@ class Study:
         facts["flops_ratio_attention_half"] = round(plan.cost_ratio(0.5), 4)
         self.row(kind, x, ratio, coarse=[stage.num_steps for stage in plan.stages[:-1]], **facts)
 
-    def at_equal_tokens(self, shares=(0.24, 0.36, 0.48, 0.56, 0.66, 0.76), *, spacing=False, naive=True):
+    def at_equal_tokens(
+        self, shares=(0.24, 0.36, 0.48, 0.56, 0.66, 0.76), *, spacing=False, naive=True, attentions=(0.0, 0.5)
+    ):
         """The three schedules with the same coarse steps, and the full resolution with fewer."""
         for share in shares:
             coarse = round(share * self.steps)
@@ -142,7 +147,7 @@ class Study:
             if naive:
                 self.run("bilinear", self.plan("respaced", coarse=coarse))
                 self.run("unaligned", self.plan("published", coarse=coarse, align=False))
-            for attention in (0.0, 0.5):
+            for attention in attentions:
                 self.fewer(self.plan("published", coarse=coarse).cost_ratio(attention))
 
     def fewer(self, ratio: float):
@@ -188,13 +193,36 @@ def posterior():
         study.case(solver, steps, converged=200).at_equal_tokens((0.36, 0.56), spacing=True)
 
 
+def shifts():
+    """Is it the spacing? The same comparison on schedules that are shifted more and less."""
+    seen, held_out, law = images()
+    for mu in (0.35, 1.05, 1.4):
+        study = Study("posterior", PosteriorMean(seen), initial_noise((256, 1, 32, 32), 1), held_out, law, mu)
+        study.case("euler", 50).at_equal_tokens((0.36, 0.56), naive=False)
+
+
+def bases():
+    """The transform, as in the paper's table 8; the low-resolution twins of the images stay the cosine ones."""
+    seen, held_out, law = images()
+    study = Study("posterior", PosteriorMean(seen), initial_noise((256, 1, 32, 32), 1), held_out, law, 0.7)
+    study.case("euler", 50)
+    for basis in BASES:
+        for delta in (0.01, 0.05, 0.1):
+            for stages in (2, 3):
+                sizes = [(32 >> k, 32 >> k) for k in range(stages - 1, -1, -1)]
+                plan = study.plan("respaced", sizes, delta)
+                x = progressive(study.velocity, plan, study.noise, basis=basis)
+                coarse = [stage.num_steps for stage in plan.stages[:-1]]
+                facts = dict(coarse=coarse, delta=delta, stages=stages, basis=basis, sweep="basis")
+                study.row("respaced", x, plan.token_step_ratio, **facts)
+
+
 def patches():
     seen, held_out, law = images()
-    velocity = LocalPosteriorMean(seen, law, count=2048)
+    velocity = LocalPosteriorMean(seen, law, count=1024)
     study = Study("patches", velocity, initial_noise((48, 1, 32, 32), 1), held_out, law, 0.7)
-    study.case("euler", 50).at_equal_tokens((0.36, 0.56, 0.66), spacing=True)
-    for solver, steps in (("heun", 15), ("dpm++2m", 25)):
-        study.case(solver, steps).at_equal_tokens((0.56,), naive=False)
+    study.case("euler", 30).at_equal_tokens((0.56, 0.36), attentions=(0.0,), naive=False)
+    study.case("dpm++2m", 20).at_equal_tokens((0.56,), attentions=(0.0,), naive=False)
 
 
 def network(weights: str):
@@ -205,9 +233,9 @@ def network(weights: str):
     net.eval()
     _, held_out, law = images(SIDE)
     study = Study("network", net, initial_noise((256, 1, SIDE, SIDE), 1), held_out, law, 0.7)
-    study.case("euler", 50).at_equal_tokens((0.36, 0.56, 0.66), spacing=True)
-    for solver, steps in (("dpm++2m", 25), ("heun", 15)):
-        study.case(solver, steps).at_equal_tokens((0.56,), spacing=True, naive=False)
+    study.case("euler", 50).at_equal_tokens((0.24, 0.36, 0.48, 0.56, 0.66), spacing=True)
+    for solver, steps in (("dpm++2m", 25), ("heun", 25)):
+        study.case(solver, steps).at_equal_tokens((0.36, 0.56), spacing=True, naive=False)
 
 
 if __name__ == "__main__":
@@ -218,4 +246,5 @@ if __name__ == "__main__":
 
             plot(RESULTS)
         else:
-            {"gaussian": gaussian, "posterior": posterior, "patches": patches, "network": network}[command](*rest)
+            studies = (gaussian, posterior, shifts, bases, patches, network)
+            {study.__name__: study for study in studies}[command](*rest)

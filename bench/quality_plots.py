@@ -19,17 +19,20 @@ def read(results: Path) -> list[dict]:
     newest = {}
     for line in (results / "quality.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        setting = ("oracle", "solver", "steps", "kind", "coarse", "delta", "stages", "fewer", "basis")
+        setting = ("oracle", "mu", "solver", "steps", "kind", "coarse", "delta", "stages", "fewer", "basis")
         newest[json.dumps([row.get(key) for key in setting])] = row
     return list(newest.values())
 
 
-def cases(rows: list[dict]) -> list[tuple[str, str, int]]:
-    return sorted({(row["oracle"], row["solver"], row["steps"]) for row in rows})
+Case = tuple[str, float, str, int]
 
 
-def of(rows: list[dict], case: tuple[str, str, int], **facts) -> list[dict]:
-    chosen = [row for row in rows if (row["oracle"], row["solver"], row["steps"]) == case]
+def case_of(row: dict) -> Case:
+    return row["oracle"], row["mu"], row["solver"], row["steps"]
+
+
+def of(rows: list[dict], case: Case, **facts) -> list[dict]:
+    chosen = [row for row in rows if case_of(row) == case]
     return [row for row in chosen if all(row.get(key) == value for key, value in facts.items())]
 
 
@@ -37,7 +40,7 @@ def plot(results: Path):
     from matplotlib.figure import Figure
 
     rows = read(results)
-    for case in cases(rows):
+    for case in sorted({case_of(row) for row in rows}):
         equal = [row for row in of(rows, case, sweep=None) if not row["kind"].endswith("levels")]
         full = next(row for row in equal if row["kind"] == "full")
         figure = Figure(figsize=(13, 3.8), layout="constrained")
@@ -53,8 +56,10 @@ def plot(results: Path):
                 axes.axhline(full[measure], color="0.7", label="full resolution")
             axes.set(xlabel="fewer token-steps, times", ylabel=label, yscale="log")
         axes.legend()
-        figure.suptitle(f"{case[0]}, {case[1]}, {case[2]} steps, {full['samples']} samples")
-        figure.savefig(results / f"quality_{case[0]}_{case[1].replace('+', 'p')}_{case[2]}.png", dpi=110)
+        oracle, mu, solver, steps = case
+        figure.suptitle(f"{oracle}, shift {mu}, {solver}, {steps} steps, {full['samples']} samples")
+        if solver == "euler" and len(equal) > 30:
+            figure.savefig(results / f"quality_{oracle}.png", dpi=110)
         tolerance(of(rows, case, sweep="tolerance"), results, case)
     (results / "quality.md").write_text(tables(rows), encoding="utf-8")
 
@@ -80,7 +85,7 @@ def tolerance(rows: list[dict], results: Path, case):
                     )
         axes.set(xlabel="fewer token-steps, times", ylabel=label, yscale="log")
     axes.legend(fontsize=7)
-    figure.suptitle(f"{case[0]}, {case[1]}, {case[2]} steps: tolerances 0.001 to 0.1")
+    figure.suptitle(f"{case[0]}, {case[2]}, {case[3]} steps: tolerances 0.001 to 0.1")
     figure.savefig(results / f"tolerance_{case[0]}.png", dpi=110)
 
 
@@ -88,10 +93,10 @@ def tables(rows: list[dict]) -> str:
     """One table per case: distance and Frechet distance at equal token-steps."""
     text = ["# Growing runs at equal token-steps", "", "Made by `python -m bench.quality plot` from quality.jsonl."]
     kinds = ("published", "respaced", "matched", "bilinear", "unaligned", "published levels", "respaced levels")
-    for case in cases(rows):
+    for case in sorted({case_of(row) for row in rows}):
         equal = of(rows, case, sweep=None)
         full = next(row for row in equal if row["kind"] == "full")
-        text += ["", f"## {case[0]}, {case[1]}, {case[2]} steps, {full['samples']} samples", ""]
+        text += ["", f"## {case[0]}, shift mu = {case[1]}, {case[2]}, {case[3]} steps, {full['samples']} samples", ""]
         name = "spectrum" if full["frechet"] is None else "frechet"
         label = MEASURES[name]
         text += [f"Full resolution: {label} {full[name]:.3f}. Entries: {label}, {MEASURES['distance']}.", ""]
