@@ -81,7 +81,7 @@ PUBLISHED = [
 @pytest.mark.parametrize("model, size, law, delta, halvings, coarse", PUBLISHED)
 def test_published_tables(model, size, law, delta, halvings, coarse):
     sizes = stage_sizes(size, [0.5**k for k in range(halvings, -1, -1)])
-    plan = resolution_schedule(scheduler_sigmas(model), sizes, law, delta)
+    plan = resolution_schedule(scheduler_sigmas(model), sizes, law, delta, schedule="published")
     assert [stage.num_steps for stage in plan.stages[:-1]] == coarse
     if halvings == 1:
         threshold = reference.transition_time(law.amplitude, law.exponent, sizes[0], delta)
@@ -206,7 +206,7 @@ def test_stages_fit_together(sizes, schedule):
 def test_published_replaces_one_entry():
     """The entry of the first fine step becomes t', everything else stays."""
     sigmas = flux_sigmas()
-    plan = resolution_schedule(sigmas, FLUX_SIZES, FLUX_LATENT, 0.01)
+    plan = resolution_schedule(sigmas, FLUX_SIZES, FLUX_LATENT, 0.01, schedule="published")
     expected = sigmas.copy()
     expected[18] = 2 * sigmas[18] / (1 + sigmas[18])
     assert plan.sigmas == pytest.approx(expected, rel=1e-15)
@@ -218,7 +218,8 @@ def test_respaced_keeps_the_spacing():
     schedule is smooth enough for its formula to say where they lie."""
     n, mu = 1000, 1.15
     plan = resolution_schedule(flux_sigmas(n), FLUX_SIZES, FLUX_LATENT, 0.05, schedule="respaced")
-    published = resolution_schedule(flux_sigmas(n), FLUX_SIZES, FLUX_LATENT, 0.05)
+    published = resolution_schedule(flux_sigmas(n), FLUX_SIZES, FLUX_LATENT, 0.05, schedule="published")
+    assert plan == resolution_schedule(flux_sigmas(n), FLUX_SIZES, FLUX_LATENT, 0.05), "it is the default"
     assert plan.stages[0] == published.stages[0]
     fine = np.array(plan.stages[1].sigmas[:-1])
     index = n * (1 - 1 / (1 + (1 / fine - 1) * math.exp(mu)))
