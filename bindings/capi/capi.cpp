@@ -107,7 +107,7 @@ extern "C" {
 
 int32_t sk_version(void) { return SK_VERSION_MAJOR * 10000 + SK_VERSION_MINOR * 100 + SK_VERSION_PATCH; }
 
-const char* sk_status_string(sk_status status) {
+const char* sk_status_string(int32_t status) {
     switch (status) {
         case SK_OK: return "success";
         case SK_NULL_POINTER: return "a pointer that must not be null is null";
@@ -129,7 +129,7 @@ const char* sk_status_string(sk_status status) {
     return "no status of this library";
 }
 
-sk_array sk_contiguous(void* data, sk_dtype dtype, int64_t samples, int64_t planes, int64_t rows, int64_t columns) {
+sk_array sk_contiguous(void* data, int32_t dtype, int64_t samples, int64_t planes, int64_t rows, int64_t columns) {
     sk_array array{};
     array.struct_size = sizeof(sk_array);
     array.data = data;
@@ -318,7 +318,7 @@ sk_status sk_normal(const sk_array* y, const int64_t* seeds, int64_t seed_count,
 }
 
 sk_status sk_forecast(const void* const* features, int64_t count, const float* weights, int64_t targets, int64_t size,
-                      sk_dtype dtype, void* out, int32_t threads) {
+                      int32_t dtype, void* out, int32_t threads) {
     if (!features || !weights) return SK_NULL_POINTER;
     if (dtype < SK_FLOAT32 || dtype > SK_FLOAT64) return SK_UNKNOWN_ENUM;
     if (dtype == SK_FLOAT64) return SK_WRONG_DTYPE;

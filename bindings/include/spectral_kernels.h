@@ -21,6 +21,7 @@
  *   - It returns an sk_status, never throws, never aborts, prints nothing. On any status but SK_OK no array was written.
  *   - Strides count elements and may be zero or negative for inputs. An output must not overlap an input or itself.
  *   - A plan does not change once made: any number of threads may use it at once. sk_plan_destroy is the exception.
+ *   - Enums travel as int32_t, because a C++ enum that holds an unknown value is undefined; any number may be given.
  *   - Structs begin with struct_size, set by sk_default_*(), so that later versions can add fields at the end.
  */
 #ifndef SPECTRAL_KERNELS_H
@@ -78,7 +79,7 @@ typedef enum sk_precision { SK_EXACT = 0, SK_FAST = 1 } sk_precision;
 SK_API int32_t sk_version(void);
 
 /* Never null; static memory; also for values that are no status. */
-SK_API const char *sk_status_string(sk_status status);
+SK_API const char *sk_status_string(int32_t status);
 
 /*
  * Planes in memory. Element (b, p, i, j), patch P: data[b stride[0] + p stride[1] + (i / P) stride[2]
@@ -96,7 +97,7 @@ typedef struct sk_array {
 } sk_array;
 
 /* A contiguous array [samples, planes, rows, columns]. */
-SK_API sk_array sk_contiguous(void *data, sk_dtype dtype, int64_t samples, int64_t planes, int64_t rows, int64_t columns);
+SK_API sk_array sk_contiguous(void *data, int32_t dtype, int64_t samples, int64_t planes, int64_t rows, int64_t columns);
 
 typedef struct sk_plan_options {
     int64_t struct_size;
@@ -159,7 +160,7 @@ SK_API sk_status sk_normal(const sk_array *y, const int64_t *seeds, int64_t seed
  * `dtype` is that of features and of out: float32, float16 or bfloat16.
  */
 SK_API sk_status sk_forecast(const void *const *features, int64_t count, const float *weights, int64_t targets, int64_t size,
-                             sk_dtype dtype, void *out, int32_t threads);
+                             int32_t dtype, void *out, int32_t threads);
 
 #ifdef __cplusplus
 }

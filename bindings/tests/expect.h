@@ -21,7 +21,7 @@ static int failures;
         const sk_status status_ = (call);                                                                      \
         if (status_ != (expected)) {                                                                           \
             printf("%s:%d: %s\n    gave %d (%s), expected %d (%s)\n", __FILE__, __LINE__, #call, (int)status_, \
-                   sk_status_string(status_), (int)(expected), sk_status_string(expected));                    \
+                   sk_status_string((int32_t)status_), (int)(expected), sk_status_string((int32_t)(expected)));                    \
             ++failures;                                                                                        \
         }                                                                                                      \
     } while (0)

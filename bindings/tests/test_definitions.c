@@ -38,7 +38,7 @@ static sk_array fine_of(float (*data)[PLANES][H][W]) { return sk_contiguous(data
 
 static sk_plan *plan_of(sk_operation operation) {
     sk_plan_options options = sk_default_plan_options();
-    options.operation = operation;
+    options.operation = (int32_t)operation;
     options.coarse[0] = h;
     options.coarse[1] = w;
     options.fine[0] = H;
@@ -226,7 +226,7 @@ static void test_forecast(void) {
     EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, SK_FLOAT32, NULL, 1), SK_NULL_POINTER);
     EXPECT_STATUS(sk_forecast(runs, 0, &weights[0][0], G, N, SK_FLOAT32, out, 1), SK_BAD_SIZE);
     EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, INT64_MAX, SK_FLOAT32, out, 1), SK_BAD_SIZE);
-    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, (sk_dtype)7, out, 1), SK_UNKNOWN_ENUM);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, 7, out, 1), SK_UNKNOWN_ENUM);
     EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, SK_FLOAT64, out, 1), SK_WRONG_DTYPE);
     EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], 1, N, SK_FLOAT32, features[1], 1), SK_OVERLAP);
     EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], 1, N - 1, SK_FLOAT32, (char *)out + 1, 1), SK_MISALIGNED);

@@ -14,7 +14,7 @@ static int64_t seeds[2] = {1, 2};
 
 static sk_plan_options options_of(sk_operation operation) {
     sk_plan_options options = sk_default_plan_options();
-    options.operation = operation;
+    options.operation = (int32_t)operation;
     options.coarse[0] = h;
     options.coarse[1] = w;
     options.fine[0] = H;
@@ -224,8 +224,8 @@ int main(void) {
     sk_plan_destroy(plan);
     /* Every status has words of its own, and so has a number that is none. SK_OUT_OF_MEMORY and SK_INTERNAL: test_memory. */
     for (int a = SK_OK; a <= SK_INTERNAL + 1; ++a) {
-        EXPECT(sk_status_string((sk_status)a)[0] != '\0');
-        for (int b = SK_OK; b < a; ++b) EXPECT(strcmp(sk_status_string((sk_status)a), sk_status_string((sk_status)b)) != 0);
+        EXPECT(sk_status_string(a)[0] != '\0');
+        for (int b = SK_OK; b < a; ++b) EXPECT(strcmp(sk_status_string(a), sk_status_string(b)) != 0);
     }
     return failures != 0;
 }
