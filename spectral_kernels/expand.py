@@ -69,8 +69,8 @@ def dct_expand(
 
     Notes
     -----
-    A plane that holds a NaN or an infinity becomes NaN everywhere. Gradients flow to `x` and `noise`. Source:
-    Spectral Progressive Diffusion, equations of section 4.1; `reference/expand.py` is the definition.
+    In the exact tier a plane that holds a NaN or an infinity becomes NaN everywhere. Gradients flow to `x` and `noise`.
+    Source: Spectral Progressive Diffusion, equations of section 4.1; `reference/expand.py` is the definition.
     """
     return _expand("dct_expand", "dct", x, scale, t, size, seed, noise, align, layout, precision)
 

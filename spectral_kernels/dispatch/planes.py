@@ -83,9 +83,8 @@ def _backward(ctx, grad: Tensor):
         names = (bases.ADJOINT[of], "", basis, fine, coarse, layout, formula, part, precision, stream)
         return plane_product(grad, added, None, times, None, ctx.t, *names)
 
-    if (
-        own_part == "second"
-    ):  # the adjoint of an adjoint; its x and E are one tensor, which gets the whole gradient here
+    if own_part == "second":
+        # The adjoint of an adjoint: its x and E are one tensor, which gets the whole gradient here.
         return adjoint(kind, "second", grad), *(None,) * 15
     grad_x = adjoint(kind, "first", None) if ctx.needs_input_grad[0] else None
     grad_other = None
