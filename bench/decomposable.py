@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decomposable flow matching against its peers at equal training compute, on small photograph crops.
 
-    python -m bench.decomposable [--steps 1000] [--seeds 2]      train, sample, append rows to bench/results/
+    python -m bench.decomposable [--steps 1600] [--seeds 2]      train, sample, append rows to bench/results/
     python -m bench.decomposable --plot                          the picture of those rows
 
-One small transformer (0.3 M parameters, a 4 x 4 grid of tokens at every resolution, so that a training step costs the
-same for all) on grey 16 px crops: plain flow matching, a cascade (80 % of the steps for 8 px, the rest for 16 px given
-8 px), a two-stage flow in the manner of Pyramidal Flow (one model, up-sampling and new noise at the jump), and
-decomposable flow matching with its ablations. 40 Euler steps each. Quality: the Frechet distance of fixed random
-features to other crops of the same photographs, and the error of the power spectrum (bench/quality.py).
+One small transformer (1.3 M parameters, a 4 x 4 grid of tokens at every resolution, so that a training step costs the
+same for all; a row says how many FLOPs were spent) on grey 32 px crops: plain flow matching, a cascade (80 % of the
+steps for 16 px, the rest for 32 px given 16 px), a two-stage flow in the manner of Pyramidal Flow (one model,
+up-sampling and new noise at the jump), and decomposable flow matching with its ablations. 40 Euler steps each. The
+learning rate is constant and samples come from an average of the weights, so that a run's earlier rows are those of a
+shorter run. Quality: the Frechet distance of fixed random features to other crops of the same photographs, and the
+error of the power spectrum (bench/quality.py). A run whose last row is there is not repeated; `--share 0/2` and
+`--share 1/2` split the runs between two processes.
 """
 
 import argparse
 import copy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench import rows
 from bench.oracles import photograph_crops
@@ -37,8 +41,8 @@ from spectral_kernels.flow.level_modules import (
     unpack_levels,
 )
 
-SIDE, PATCHES, WIDTH, DEPTH, BATCH = 16, (2, 4), 64, 4, 32
-FEATURES = [p * p for p in PATCHES]
+SIDE, GRID, WIDTH, DEPTH, BATCH, RATE = 32, 4, 128, 4, 32, 1e-3
+DRAW = 10**9  # seeds of the noise that samples begin with; training's are small
 
 
 class Block(nn.Module):
@@ -60,20 +64,24 @@ class Block(nn.Module):
         return x + f * self.mlp(self.norm(x) * (1 + d) + e)
 
 
-class LevelTransformer(nn.Module):
-    """v(levels, times [B, L], mask) for levels at `patches`; one level is an ordinary velocity model."""
+Levels = list[Tensor]
 
-    def __init__(self, patches: tuple[int, ...]):
+
+class LevelTransformer(nn.Module):
+    """v(levels, times [B, L], mask) for levels like `levels`; one level is an ordinary velocity model."""
+
+    def __init__(self, levels: Sequence[Tensor]):
         super().__init__()
-        self.patches = patches
-        self.embed = LevelEmbedding([p * p for p in patches], WIDTH)
-        self.place = nn.Parameter(0.02 * torch.randn(1, (SIDE // PATCHES[-1]) ** 2, WIDTH))
-        self.times = LevelTimes(TimeEmbedding(WIDTH), len(patches), WIDTH, zero=False)
+        self.patches = [z.shape[-1] // GRID for z in levels]
+        features = [z.shape[1] * p * p for z, p in zip(levels, self.patches, strict=True)]
+        self.embed = LevelEmbedding(features, WIDTH)
+        self.place = nn.Parameter(0.02 * torch.randn(1, GRID * GRID, WIDTH))
+        self.times = LevelTimes(TimeEmbedding(WIDTH), len(levels), WIDTH, zero=False)
         self.blocks = nn.ModuleList(Block(WIDTH) for _ in range(DEPTH))
         self.norm = nn.LayerNorm(WIDTH)
-        self.heads = LevelHeads(WIDTH, [p * p for p in patches])
+        self.heads = LevelHeads(WIDTH, features)
 
-    def forward(self, levels, times: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+    def forward(self, levels, times: Tensor, mask: Tensor | None = None) -> Levels:
         condition = F.silu(self.times(1000 * times.float()))
         x = self.embed(pack_levels(levels, self.patches)) + self.place
         for block in self.blocks:
@@ -82,192 +90,221 @@ class LevelTransformer(nn.Module):
 
 
 class Training:
-    """Steps of Adam with an average of the weights; `loss(model, images, step)` says what is learned."""
+    """Steps of Adam on levels drawn from `data`, an average of the weights, and what it all cost."""
 
-    def __init__(self, model: nn.Module, total: int):
-        self.model, self.average, self.total, self.done = model, copy.deepcopy(model), total, 0
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0, betas=(0.9, 0.99))
+    def __init__(self, model: nn.Module, data: Levels):
+        self.model, self.average, self.data = model, copy.deepcopy(model), data
+        self.done, self.flops, self.seconds, self.step_flops = 0, 0, 0.0, 0
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
 
-    def run(self, count: int, images: Tensor, loss: Callable[[nn.Module, Tensor, int], Tensor]) -> None:
-        for _ in range(count):
-            rate = 2e-3 * min(1.0, (self.done + 1) / 100) * (1 - 0.9 * self.done / self.total)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            value = loss(self.model, images[torch.randint(len(images), (BATCH,))], self.done)
-            self.optimizer.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            self.done += 1
-            keep = min(0.995, self.done / (self.done + 10))
-            with torch.no_grad():
-                for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                    slow.lerp_(fast, 1 - keep)
+    def until(self, done: int, loss: Callable[[nn.Module, Levels, int], Tensor]) -> None:
+        """`loss(model, levels, step)` is what is learned."""
+        begun = time.process_time()
+        while self.done < done:
+            if self.step_flops:
+                self.step(loss)
+            else:
+                with FlopCounterMode(display=False) as counter:
+                    self.step(loss)
+                self.step_flops = counter.get_total_flops()
+            self.flops += self.step_flops
+        self.seconds += time.process_time() - begun
+
+    def step(self, loss) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = RATE * min(1.0, (self.done + 1) / 100)
+        drawn = torch.randint(len(self.data[0]), (BATCH,))
+        value = loss(self.model, [z[drawn] for z in self.data], self.done)
+        self.optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.done += 1
+        keep = min(0.995, self.done / (self.done + 10))
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                slow.lerp_(fast, 1 - keep)
 
 
-Sampler = Callable[[int], Tensor]
+class Trained(NamedTuple):
+    """A method after some steps: what they cost, and how it makes samples."""
+
+    steps: int
+    flops: int
+    seconds: float
+    sample: Callable[..., Tensor]
 
 
-def shapes(count: int) -> list[tuple[int, int, int, int]]:
-    return [(count, 1, SIDE // 2, SIDE // 2), (count, 1, SIDE, SIDE)]
+def trained(training: Training, sample: Callable[..., Tensor]) -> Trained:
+    return Trained(training.done, training.flops, training.seconds, sample)
 
 
-def flow(images: Tensor, steps: int, seed: int) -> Iterator[tuple[int, Sampler]]:
+def shapes(count: int, levels: Levels) -> list[tuple[int, ...]]:
+    return [(count, *z.shape[1:]) for z in levels]
+
+
+def flow(images: Tensor, marks: Sequence[int], seed: int) -> Iterator[Trained]:
     """Plain flow matching at full resolution: one level, logit-normal times."""
-    training = Training(LevelTransformer(PATCHES[1:]), steps)
+    training = Training(LevelTransformer([images]), [images])
 
-    def loss(model, x, step):
-        times, mask = dfm.training_times(len(x), 1)
-        return dfm.training_loss(model, [x], seed * 10**6 + step * BATCH, times, mask)
+    def loss(model, levels, step):
+        times, mask = dfm.training_times(BATCH, 1)
+        return dfm.training_loss(model, levels, seed * 10**6 + step * BATCH, times, mask)
 
-    def sampler(count: int) -> Tensor:
-        return dfm.sample(
-            training.average, dfm.initial_levels(shapes(count)[1:], 99), dfm.sampling_times(1, steps=(40,))
-        )
+    def sample(count: int) -> Tensor:
+        begin = dfm.initial_levels(shapes(count, [images]), DRAW)
+        return dfm.sample(training.average, begin, dfm.sampling_times(1, steps=(40,)))
 
-    for _ in range(2):
-        training.run(steps // 2, images, loss)
-        yield training.done, sampler
+    for mark in marks:
+        training.until(mark, loss)
+        yield trained(training, sample)
 
 
 def decomposable(
-    images: Tensor, steps: int, seed: int, *, p0=0.9, location=1.5, masking=True, tied=False, resample="area"
-) -> Iterator[tuple[int, Sampler]]:
-    """Two levels, 30 + 10 steps, threshold 0.9. `tied`: all levels at one time. Without masking the model sees noise
-    where a level has not begun, and learns to answer it."""
-    training = Training(LevelTransformer(PATCHES), steps)
+    images: Tensor, marks: Sequence[int], seed: int, *, p0=0.9, location=1.5, masking=True, tied=False, **pyramid
+) -> Iterator[Trained]:
+    """Two levels, 30 + 10 steps, threshold 0.9. `tied`: all levels at one time. Without masking the model's input is
+    noise, in place of 0, where a level has not begun. `pyramid`: the arguments of `laplacian_pyramid`."""
+    data = laplacian_pyramid(images, 2, **pyramid)
+    training = Training(LevelTransformer(data), data)
 
-    def loss(model, x, step):
-        times, mask = dfm.training_times(len(x), 2, stage_probs=(p0, 1 - p0), previous_location=location)
+    def loss(model, levels, step):
+        times, mask = dfm.training_times(BATCH, 2, stage_probs=(p0, 1 - p0), previous_location=location)
         if tied:
-            times, mask = dfm.training_times(len(x), 1)
-            times, mask = times.expand(-1, 2), mask.expand(-1, 2)
-        if not masking:
-            mask = torch.ones_like(mask)
-        return dfm.training_loss(model, laplacian_pyramid(x, 2, resample), seed * 10**6 + step * BATCH, times, mask)
+            times, mask = (a.expand(-1, 2) for a in dfm.training_times(BATCH, 1))
+        noisy, velocities = noise_levels(levels, times, seed * 10**6 + step * BATCH, mask=mask if masking else None)
+        return dfm.decomposable_loss(model(noisy, times, mask), velocities, mask)
 
-    def sampler(count: int, split=(30, 10), threshold=0.9) -> Tensor:
-        grid = dfm.sampling_times(2, steps=split, threshold=threshold)
+    def sample(count: int, split=(30, 10), threshold=0.9) -> Tensor:
+        times = dfm.sampling_times(2, steps=split, threshold=threshold)
         if tied:
-            grid = dfm.sampling_times(1, steps=(40,)).expand(-1, 2)
-        begin = dfm.initial_levels(shapes(count), 99)
-        if masking:
-            return dfm.sample(training.average, begin, grid, resample=resample)
-        pure = begin[1]
+            times = dfm.sampling_times(1, steps=(40,)).expand(-1, 2)
+        begin = dfm.initial_levels(shapes(count, data), DRAW)
 
         def seeing_noise(levels, times, mask):
-            fine = torch.where(mask[:, 1, None, None, None], levels[1], pure)
+            fine = torch.where(mask[:, 1, None, None, None], levels[1], begin[1])
             return training.average([levels[0], fine], times, mask)
 
-        return dfm.sample(seeing_noise, begin, grid, resample=resample)
+        return dfm.sample(training.average if masking else seeing_noise, begin, times, **pyramid)
 
-    for _ in range(2):
-        training.run(steps // 2, images, loss)
-        yield training.done, sampler
+    for mark in marks:
+        training.until(mark, loss)
+        yield trained(training, sample)
 
 
-def cascaded(images: Tensor, steps: int, seed: int) -> Iterator[tuple[int, Sampler]]:
-    """A model of the coarse image for 80 % of the steps; from its weights one of the image given the coarse image."""
-    first = Training(LevelTransformer(PATCHES[:1]), steps)
+def cascaded(images: Tensor, marks: Sequence[int], seed: int) -> Iterator[Trained]:
+    """A model of the coarse image for 80 % of the steps; from its weights one of the image given the coarse image.
 
-    def coarse_loss(model, x, step):
-        times, mask = dfm.training_times(len(x), 1)
-        return dfm.training_loss(model, [F.avg_pool2d(x, 2)], seed * 10**6 + step * BATCH, times, mask)
+    The given image carries a little noise, of location 1.5 in training and 0.025 in sampling; 20 Euler steps each.
+    """
+    data = [F.avg_pool2d(images, 2), images]
+    first = Training(LevelTransformer(data[:1]), data[:1])
 
-    def fine_loss(model, x, step):
-        times = dfm.training_times(len(x), 2, stage_probs=(0.0, 1.0))[0]
-        begin = seed * 10**6 + (steps + step) * BATCH
-        noisy, velocities = noise_levels([F.avg_pool2d(x, 2), x], times, begin)
+    def coarse_loss(model, levels, step):
+        times, mask = dfm.training_times(BATCH, 1)
+        return dfm.training_loss(model, levels, seed * 10**6 + step * BATCH, times, mask)
+
+    def fine_loss(model, levels, step):
+        times = dfm.training_times(BATCH, 2, stage_probs=(0.0, 1.0))[0]
+        noisy, velocities = noise_levels(levels, times, seed * 10**6 + 500_000 + step * BATCH)
         return F.mse_loss(model(noisy, times)[1], velocities[1])
 
-    first.run(int(0.8 * steps), images, coarse_loss)
-    model = LevelTransformer(PATCHES)
-    model.load_state_dict(first.model.state_dict(), strict=False)
-    second = Training(model, steps)
-    second.done = first.done
-    second.run(steps - first.done, images, fine_loss)
+    for mark in marks:
+        first.until(round(0.8 * mark), coarse_loss)
+        second = Training(LevelTransformer(data), data)
+        second.model.load_state_dict(first.model.state_dict(), strict=False)
+        second.average.load_state_dict(second.model.state_dict())
+        second.until(mark - first.done, fine_loss)
 
-    def sampler(count: int) -> Tensor:
-        even = dfm.sampling_times(1, steps=(20,))
-        coarse = dfm.sample(first.average, dfm.initial_levels(shapes(count)[:1], 99), even)
-        given = 0.975 * coarse + 0.025 * normal(coarse.shape, 98)
+        def sample(count: int, fine=second.average) -> Tensor:
+            even, begin = dfm.sampling_times(1, steps=(20,)), dfm.initial_levels(shapes(count, data), DRAW)
+            coarse = dfm.sample(first.average, begin[:1], even)
+            given = 0.975 * coarse + 0.025 * normal(coarse.shape, DRAW, stream=2)
 
-        def upper(levels, times, mask):
-            both = torch.cat([torch.full_like(times, 0.025), times], 1)
-            return second.average([given, levels[0]], both)[1:]
+            def upper(levels, times, mask):
+                return fine([given, *levels], torch.cat([torch.full_like(times, 0.025), times], 1))[1:]
 
-        return dfm.sample(upper, dfm.initial_levels(shapes(count)[1:], 97), even)
+            return dfm.sample(upper, begin[1:], even)
 
-    yield steps, sampler
+        yield Trained(mark, first.flops + second.flops, first.seconds + second.seconds, sample)
 
 
-def pyramidal(images: Tensor, steps: int, seed: int) -> Iterator[tuple[int, Sampler]]:
-    """Two stages of one model: 8 px from noise to data level 2/3, then 16 px from level 1/2 to data.
+def pyramidal(images: Tensor, marks: Sequence[int], seed: int) -> Iterator[Trained]:
+    """Two stages of one model: 16 px from noise to data level 2/3, then 32 px from level 1/2 to data.
 
     A stage goes straight from s up(down(x)) + (1 - s) e to e' x + (1 - e') e. At the jump the state is enlarged
     (nearest), scaled by 3/4, and noise whose blocks of 2 x 2 sum to zero makes its covariance that of the next start.
-    Levels are of data here. Source: Jin et al., "Pyramidal Flow Matching", section 3.
+    Half of a batch for each stage, 20 Euler steps each. Source: Jin et al., "Pyramidal Flow Matching", section 3.
     """
-    training = Training(LevelTransformer(PATCHES), steps)
+    data, half = [F.avg_pool2d(images, 2), images], BATCH // 2
+    training = Training(LevelTransformer(data), data)
 
-    def loss(model, x, step):
-        half = len(x) // 2
+    def loss(model, levels, step):
+        low, x = levels
         e = normal(x.shape, seed * 10**6 + step * BATCH)
-        low, small = F.avg_pool2d(x[:half], 2), 2 * F.avg_pool2d(e[:half], 2)
-        u = torch.sigmoid(torch.randn(len(x)))[:, None, None, None]
-        begin, end = small, 2 / 3 * low + 1 / 3 * small
-        z, v = torch.lerp(begin, end, u[:half]), end - begin
-        stage = torch.cat([1 - u[:half, :, 0, 0], torch.ones(half, 1)], 1)
-        wide = F.interpolate(F.avg_pool2d(x[half:], 2), scale_factor=2)
-        start = 0.5 * wide + 0.5 * e[half:]
-        y, w = torch.lerp(start, x[half:], u[half:]), x[half:] - start
-        other = torch.cat([torch.zeros(half, 1), 1 - u[half:, :, 0, 0]], 1)
-        levels = [torch.cat([z, torch.zeros_like(low)]), torch.cat([torch.zeros_like(y), y])]
-        answer = model(levels, torch.cat([stage, other]))
-        return F.mse_loss(answer[0][:half], v) + F.mse_loss(answer[1][half:], w)
+        small = 2 * F.avg_pool2d(e[:half], 2)
+        u = torch.sigmoid(torch.randn(BATCH))[:, None, None, None]
+        end = 2 / 3 * low[:half] + 1 / 3 * small
+        start = 0.5 * F.interpolate(low[half:], scale_factor=2) + 0.5 * e[half:]
+        z, y = torch.lerp(small, end, u[:half]), torch.lerp(start, x[half:], u[half:])
+        level = 1 - u.flatten()
+        times = torch.stack([level, torch.ones(BATCH)], 1)
+        times[half:] = torch.stack([torch.zeros(half), level[half:]], 1)
+        answer = model([F.pad(z, (0,) * 7 + (half,)), F.pad(y, (0,) * 6 + (half, 0))], times)
+        return F.mse_loss(answer[0][:half], end - small) + F.mse_loss(answer[1][half:], x[half:] - start)
 
     @torch.no_grad()
-    def sampler(count: int) -> Tensor:
-        z = normal(shapes(count)[0], 99)
+    def sample(count: int) -> Tensor:
+        z, e = dfm.initial_levels(shapes(count, data), DRAW)
         for k in range(20):
             times = torch.tensor([[1 - k / 20, 1.0]]).expand(count, 2)
-            z = z + training.average([z, torch.zeros(shapes(count)[1])], times)[0] / 20
-        e = normal(shapes(count)[1], 98)
+            z = z + training.average([z, torch.zeros_like(e)], times)[0] / 20
         e = (e - F.interpolate(F.avg_pool2d(e, 2), scale_factor=2)) * (4 / 3) ** 0.5
         y = 0.75 * F.interpolate(z, scale_factor=2) + 3**0.5 / 4 * e
         for k in range(20):
             times = torch.tensor([[0.0, 1 - k / 20]]).expand(count, 2)
-            y = y + training.average([torch.zeros(shapes(count)[0]), y], times)[1] / 20
+            y = y + training.average([torch.zeros_like(z), y], times)[1] / 20
         return y
 
-    for _ in range(2):
-        training.run(steps // 2, images, loss)
-        yield training.done, sampler
+    for mark in marks:
+        training.until(mark, loss)
+        yield trained(training, sample)
 
 
-METHODS: dict[str, Callable[..., Iterator[tuple[int, Sampler]]]] = {
+METHODS: dict[str, Callable[..., Iterator[Trained]]] = {
     "flow matching": flow,
+    "decomposable": decomposable,
     "cascaded": cascaded,
     "pyramidal": pyramidal,
-    "decomposable": decomposable,
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
     "p0 = 0.7": {"p0": 0.7},
-    "p0 = 0.5": {"p0": 0.5},
-    "tied times": {"tied": True},
     "without masking": {"masking": False},
+    "tied times": {"tied": True},
+    "haar": {"basis": "haar"},
     "location 0": {"location": 0.0},
+    "p0 = 0.95": {"p0": 0.95},
     "dct": {"resample": "dct"},
+    "dct basis": {"basis": "dct"},
+    "p0 = 0.5": {"p0": 0.5},
 }
 # Of the trained two-level model: how its 40 steps are spent.
 SAMPLING = [((20, 20), 0.9), ((35, 5), 0.9), ((30, 10), 0.5), ((30, 10), 0.7), ((30, 10), 1.0)]
 
 
+def planned(seeds: int) -> list[tuple[str, Callable[..., Iterator[Trained]], dict[str, Any], int]]:
+    """All runs, the most telling first: two seeds of every method, the ablations, further seeds."""
+    every = [(name, method, {}, seed) for seed in range(seeds) for name, method in METHODS.items()]
+    ablations = [(name, decomposable, options, 0) for name, options in ABLATIONS.items()]
+    return every[: 2 * len(METHODS)] + ablations + every[2 * len(METHODS) :]
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.decomposable", description=__doc__)
-    parser.add_argument("--steps", type=int, default=1000, help="training steps of each method")
+    parser.add_argument("--steps", type=int, default=1600, help="training steps of each method")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--share", default="0/1", help="which part of the runs, i/n")
     parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows")
     parser.add_argument("--plot", action="store_true", help="draw the rows that are there")
     arguments = parser.parse_args(argv)
@@ -278,22 +315,25 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     images, held = photograph_crops(16384, SIDE), photograph_crops(4096, SIDE, seed=1)
     where = {**rows.circumstances("cpu"), "side": SIDE, "batch": BATCH, "samples": arguments.samples}
-    floor = frechet(held[: arguments.samples], held[arguments.samples :])
-    runs = [(name, method, {}, seed) for seed in range(arguments.seeds) for name, method in METHODS.items()]
-    runs += [(name, decomposable, options, 0) for name, options in ABLATIONS.items()]
-    for name, method, options, seed in runs:
+    floor = frechet(images[: arguments.samples], held)
+    share, shares = map(int, arguments.share.split("/"))
+    for name, method, options, seed in planned(arguments.seeds)[share::shares]:
+        there = rows.read(arguments.results, "decomposable")
+        if any((r["method"], r["seed"], r["steps"], r["side"]) == (name, seed, arguments.steps, SIDE) for r in there):
+            continue
+        marks = [arguments.steps] if options else [arguments.steps // 4, arguments.steps // 2, arguments.steps]
         torch.manual_seed(seed)
-        begun = time.process_time()
-        for done, sampler in method(images, arguments.steps, seed, **options):
-            seconds = round(time.process_time() - begun, 1)
+        for done, flops, seconds, sample in method(images, marks, seed, **options):
             kinds: list[tuple[str, dict]] = [("30 + 10, 0.9" if method is decomposable else "", {})]
             if name == "decomposable" and done == arguments.steps:
                 kinds += [(f"{a} + {b}, {t}", {"split": (a, b), "threshold": t}) for (a, b), t in SAMPLING]
+            # Drawing samples leaves the state of training alone: rows on the way do not change the rows after them.
             for kind, how in kinds:
-                x = sampler(arguments.samples, **how)
+                x = sample(arguments.samples, **how)
                 row = {
                     **where, "method": name, "ablation": bool(options), "seed": seed, "steps": done, "sampling": kind,
-                    "cpu_seconds": seconds, "frechet": round(frechet(x, held), 5), "frechet_of_data": round(floor, 5),
+                    "training_gflops": round(flops / 1e9), "cpu_seconds": round(seconds, 1),
+                    "frechet": round(frechet(x, held), 5), "frechet_of_data": round(floor, 5),
                     "spectrum": round(spectrum_error(x, held), 4), "std": round(float(x.std()), 4),
                 }  # fmt: skip
                 rows.append(row, "decomposable", arguments.results)
