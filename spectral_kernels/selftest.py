@@ -79,6 +79,14 @@ def _normal(shape: list[int], seed: int | list[int], stream: int, dtype: str, de
     return normal(shape, seed, stream=stream, dtype=getattr(torch, dtype), device=device)
 
 
+def _drawn(shape: list[int], seed: int, dtype: str, device: torch.device) -> Tensor:
+    """The input of a row. PyTorch draws it for every backend: rows of `normal` are where a backend draws its own, and
+    in Triton's interpreter the drawing took most of a test's time.
+    """
+    with dispatch.backend("torch"):
+        return _normal(shape, seed, 0, dtype, device)
+
+
 def _forecast(
     weights: str,
     steps: list[int],
@@ -94,7 +102,7 @@ def _forecast(
     storage = "moments" if moments else "features"
     forecaster = Forecaster(num_steps, maker, storage, max_features=None if moments else len(steps), encoding=encoding)
     for k, step in enumerate(steps):
-        feature = normal([size], k, dtype=torch.float32, device=device)
+        feature = _drawn([size], k, "float32", device)
         forecaster.update(step, feature.to(getattr(torch, dtype)))
     return forecaster.predict(targets)
 
@@ -102,7 +110,7 @@ def _forecast(
 def _pyramid(
     shape: list[int], levels: int, resample: str, dtype: str, device: torch.device, level: int | None = None
 ) -> Tensor:
-    found = laplacian_pyramid(normal(shape, 7, dtype=getattr(torch, dtype), device=device), levels, resample)
+    found = laplacian_pyramid(_drawn(shape, 7, dtype, device), levels, resample)
     return laplacian_reconstruct(found, resample) if level is None else found[level]
 
 
@@ -117,22 +125,21 @@ def _noise_levels(
     level: int,
     device: torch.device,
 ) -> Tensor:
-    found = [_pyramid(shape, levels, resample, dtype, device, k) for k in range(levels)]
+    found = laplacian_pyramid(_drawn(shape, 7, dtype, device), levels, resample)
     return getattr(noise_levels(found, times, seed), part)[level]
 
 
 def _planes(
     op: str, shape: list[int], size: list[int], dtype: str, device: torch.device, noise: bool = False, **options: Any
 ) -> Tensor:
-    kind = getattr(torch, dtype)
-    x = normal(shape, 7, dtype=kind, device=device)
+    x = _drawn(shape, 7, dtype, device)
     function = getattr(spectral_kernels, op)
     if op in ("dctn", "idctn"):
         return function(x)
     if op == "spectral_lift":
-        return function(x, normal([*shape[:-2], *size], 8, dtype=kind, device=device), **options)
+        return function(x, _drawn([*shape[:-2], *size], 8, dtype, device), **options)
     if noise:
-        options["noise"] = normal([*shape[:-2], *size], 8, dtype=kind, device=device)
+        options["noise"] = _drawn([*shape[:-2], *size], 8, dtype, device)
     result = function(x, size=size, **options)
     return result.x if op.endswith("expand") else result
 
