@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 import torch
-from pipelines import Family, run
+from pipeline_parts import Family
+from pipelines import run
 from scipy.fft import dctn, idctn
 from torch import Tensor
 

@@ -13,7 +13,9 @@ from bits import assert_same_bits
 diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
 
 from coarse_loop import distance  # noqa: E402
-from pipelines import family, flux, randn, run  # noqa: E402
+from picture_pipelines import flux  # noqa: E402
+from pipeline_parts import randn  # noqa: E402
+from pipelines import family, run  # noqa: E402
 
 from spectral_kernels.adapters.diffusers import (  # noqa: E402
     ForecastConfig,
