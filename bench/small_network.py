@@ -11,6 +11,7 @@ on a shared core.
 import math
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,10 @@ class SmallNetwork(nn.Module):
         self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1))
 
     def forward(self, z: Tensor, t: float | Tensor) -> Tensor:
+        return self.leave(self.features(z, t))
+
+    def features(self, z: Tensor, t: float | Tensor) -> Tensor:
+        """What the last block returns, [n, width, s, s]."""
         t = torch.as_tensor(t, dtype=z.dtype).expand(len(z))
         phase = 3 * t[:, None] * 2 ** torch.linspace(0, 6, 16)
         size = torch.full_like(t, math.log2(z.shape[-1] / 8))
@@ -66,13 +71,15 @@ class SmallNetwork(nn.Module):
         m = m + self.attention(tokens, tokens, tokens, need_weights=False)[0].transpose(1, 2).view_as(m)
         y = F.interpolate(self.middle[1](m, c), scale_factor=2)
         y = F.interpolate(self.up[0](torch.cat([y, b], 1), c), scale_factor=2)
-        return self.leave(self.up[1](torch.cat([y, a], 1), c))
+        return self.up[1](torch.cat([y, a], 1), c)
 
 
-def train(seconds: float, path: str, count: int = 40_000, batch: int = 64):
+def train(
+    seconds: float, path: str, count: int = 40_000, batch: int = 64, make: Callable[[], nn.Module] = SmallNetwork
+):
     torch.manual_seed(0)
     images = photograph_crops(count, SIDE)
-    network, average = SmallNetwork(), SmallNetwork()
+    network, average = make(), make()
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0)
     begun, losses = time.monotonic(), []

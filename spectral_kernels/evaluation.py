@@ -77,6 +77,15 @@ def evaluation_steps(
     return _schedule(num_steps, window, warmup, low / 1000)
 
 
+def with_beginnings(steps: Sequence[int], begins: Sequence[int], rewarm: int, num_steps: int) -> list[int]:
+    """The same steps, and `rewarm` evaluations more where a history begins anew: the schedule itself runs on over it.
+
+    A history that begins empty needs one evaluation; with rewarm = 0 it is up to the caller whether it is empty.
+    """
+    more = (range(begin, min(begin + rewarm, num_steps)) for begin in begins)
+    return sorted({*steps, *itertools.chain.from_iterable(more)})
+
+
 def _schedule(num_steps: int, window: float, warmup: int, flex: float) -> list[int]:
     steps, skipped = [], 0
     for step in range(num_steps):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral_kernels.evaluation import evaluation_steps, with_beginnings
 from spectral_kernels.schedule import SCHEDULES, ResolutionSchedule, align_time, resolution_schedule, stage_sizes
 from spectral_kernels.spectrum import FLUX_LATENT, WAN_LATENT, PowerLaw, PowerSpectrum
 
@@ -119,6 +120,12 @@ def plan(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--schedule", choices=SCHEDULES, help="default: compare all three")
     parser.add_argument("--spectrum", type=Path, help="JSON from `spectrum`, in place of the model's preset")
     parser.add_argument("--attention", type=float, default=0.0, help="share of FLOPs quadratic in tokens (default 0)")
+    parser.add_argument(
+        "--forecast", type=int, nargs="?", const=0, metavar="N",
+        help="forecast features too: N steps are evaluated (default: windows of 2, 2.75, ..., 14 of 50), and some more "
+        "after each transition",
+    )  # fmt: skip
+    parser.add_argument("--rewarm", type=int, default=2, help="evaluations after a transition (default 2)")
     parser.add_argument("--plot", type=Path, help="write levels against steps to this image (needs matplotlib)")
 
     def run(arguments: argparse.Namespace) -> int:
@@ -131,19 +138,42 @@ def plan(parser: argparse.ArgumentParser) -> Run:
             names = [arguments.schedule] if arguments.schedule else SCHEDULES
             plans = [resolution_schedule(levels, sizes, law, arguments.delta, schedule=name) for name in names]
             costs = [made.cost_ratio(arguments.attention) for made in plans]
+            evaluated = [_evaluated(made, arguments.forecast, arguments.rewarm) for made in plans]
         except ValueError as error:
             parser.error(str(error))
-        for made, cost in zip(plans, costs, strict=True):
+        for made, cost, steps in zip(plans, costs, evaluated, strict=True):
             print(made)
             print(
                 f"FLOPs: {cost:.2f}x fewer where attention is {arguments.attention:.0%} of a full step; as much "
-                "faster, if time goes with FLOPs\n"
+                "faster, if time goes with FLOPs"
             )
+            print(f"{_forecast_text(made, steps)}\n" if arguments.forecast is not None else "")
         if arguments.plot:
             plot(plans, arguments.plot, arguments.model)
         return 0
 
     return run
+
+
+def _evaluated(made: ResolutionSchedule, budget: int | None, rewarm: int) -> list[int]:
+    """The steps at which the model runs."""
+    if budget is None:
+        return list(range(made.num_steps))
+    begins = [stage.first_step for stage in made.stages[1:]]
+    planned = evaluation_steps(made.num_steps, budget=budget or None)
+    return with_beginnings(planned, begins, rewarm, made.num_steps)
+
+
+def _forecast_text(made: ResolutionSchedule, steps: list[int]) -> str:
+    """Which steps run at which size, the others being forecast."""
+    lines = [f"forecast: {len(steps)} of {made.num_steps} steps evaluated"]
+    run = 0
+    for stage in made.stages:
+        own = [step for step in steps if stage.first_step <= step < stage.first_step + stage.num_steps]
+        run += len(own) * stage.size[0] * stage.size[1]
+        lines.append(f"{f'{stage.size[0]} x {stage.size[1]}':>11}  {' '.join(map(str, own))}")
+    full = made.num_steps * made.size[0] * made.size[1]
+    return "\n".join([*lines, f"{full / run:.2f}x fewer token-steps with both"])
 
 
 def plot(plans: list[ResolutionSchedule], path: Path, title: str):

@@ -273,7 +273,7 @@ def test_any_module():
         (lambda: ForecastConfig(transition="expand", storage="moments"), "needs the features as they are"),
         (lambda: ForecastConfig(window=0.5), "window >= 1"),
         (lambda: ForecastConfig(ridge=-1.0), "ridge"),
-        (lambda: ForecastConfig(rewarm=0), "rewarm must be at least 1"),
+        (lambda: ForecastConfig(rewarm=-1), "rewarm must be at least 0"),
         (lambda: apply_forecast(torch.nn.Linear(2, 2)), "a module knows no steps"),
         (
             lambda: apply_forecast(torch.nn.Linear(2, 2), step_index=lambda: 0, num_steps=4),

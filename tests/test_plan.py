@@ -41,6 +41,24 @@ def test_plan_prints_the_published_row(capsys):
     assert f"FLOPs: {50 / (22 + 28 * share):.2f}x fewer where attention is 30% of a full step" in text
 
 
+def test_plan_prints_which_steps_run_at_which_size(capsys):
+    """The published schedules of both papers: 28 coarse steps of 50, 14 evaluations by windows of 2, 2.75, ..."""
+    arguments = ["plan", "--schedule", "published", "--forecast", "--rewarm", "3"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "forecast: 17 of 50 steps evaluated" in text
+    assert re.search(r"^ +64 x 64  0 1 2 3 4 6 8 11 15 20 25$", text, re.MULTILINE)
+    assert re.search(r"^ +128 x 128  28 29 30 31 38 46$", text, re.MULTILINE)
+    assert f"{50 / (6 + 11 / 4):.2f}x fewer token-steps with both" in text
+    assert main([*arguments, "--forecast", "10"]) == 0
+    assert "forecast: 13 of 50 steps" in capsys.readouterr().out
+    assert main(arguments[:3]) == 0
+    assert "forecast" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*arguments, "--forecast", "3"])
+    assert "take 6 to 27 evaluations, got budget = 3" in " ".join(capsys.readouterr().err.split())
+
+
 def test_plan_compares_and_plots(capsys, tmp_path):
     arguments = ["plan", "--model", "wan2.1", "--scales", "0.25", "0.5", "1", "--plot", str(tmp_path / "p.png")]
     assert main(arguments) == 0

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weighted sum at the sizes of real models, against the forms in use and against a copy of as many bytes."""
+"""The weighted sum at the sizes of real models, against the forms in use and against a copy of as many bytes; and a
+whole call of a denoiser at a step that is forecast, against the least it could do."""
 
+import copy
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +32,8 @@ TINY = [("tiny", 3, (5, 7), 1), ("tiny-g2", 4, (8, 16), 2)]
 def cases(device: str, tiny: bool = False) -> Iterator[Case]:
     for name, count, shape, targets in TINY if tiny else SIZES:
         yield _case(name, count, shape, targets, device)
+    if importlib.util.find_spec("diffusers"):
+        yield _skipped_step(device, tiny)
 
 
 def _case(name: str, count: int, shape: tuple[int, int], targets: int, device: str) -> Case:
@@ -116,6 +121,92 @@ def _providers(features: list[Tensor], weights: Tensor, goals: list[int]) -> lis
         on_device = weights.to(device)
         found.append(Provider("weights on the device", lambda: forecast(features, on_device), near))
     return found
+
+
+class LastBlock(torch.nn.Module):
+    """All the blocks of the least call: the weighted sum, with its weights known."""
+
+    def __init__(self, answer: Callable[[], Tensor]):
+        super().__init__()
+        self.__dict__["answer"] = answer
+
+    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        return encoder_hidden_states, self.__dict__["answer"]()
+
+
+def _skipped_step(device: str, tiny: bool) -> Case:
+    """One skipped call of FLUX.1's class under `apply_forecast`, beside the sum and the layers around the blocks alone.
+
+    On a GPU at full width, on a CPU at a third of it. The blocks never run, so two of them are as good as 57.
+    """
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+
+    from spectral_kernels.adapters.diffusers import ForecastConfig, apply_forecast
+
+    cuda = device == "cuda"
+    heads, side, text, dtype = (24, 64, 512, torch.bfloat16) if cuda else (8, 32, 128, torch.float32)
+    size, side, text = ((16, (4, 6, 6)), 4, 3) if tiny else ((128, (16, 56, 56)), side, text)
+    config: dict[str, Any] = {
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "num_attention_heads": heads,
+        "joint_attention_dim": 1024,
+    }
+    torch.manual_seed(0)
+    with torch.device(device):
+        made = FluxTransformer2DModel(**config, attention_head_dim=size[0], axes_dims_rope=size[1])
+        model = torch.nn.Module.to(made, dtype).eval().requires_grad_(False)
+        rows = torch.cartesian_prod(torch.zeros(1), torch.arange(float(side)), torch.arange(float(side)))
+        inputs = {
+            "hidden_states": torch.randn(1, side * side, 64, dtype=dtype),
+            "encoder_hidden_states": torch.randn(1, text, 1024, dtype=dtype),
+            "pooled_projections": torch.randn(1, 768, dtype=dtype),
+            "timestep": torch.full([1], 0.5, dtype=dtype),
+            "img_ids": rows,
+            "txt_ids": torch.zeros(text, 3),
+        }
+    # A step cannot be called twice, so the run is as long as any measurement; the first steps make the history.
+    count, clock = 8, {"step": 0}
+    bare = copy.deepcopy(model)
+    handle = apply_forecast(
+        model, ForecastConfig(steps=range(count)), step_index=lambda: clock["step"], num_steps=1 << 20
+    )
+
+    def step() -> Tensor:
+        answer = model(**inputs, return_dict=False)[0]
+        clock["step"] += 1
+        return answer
+
+    for _ in range(count):
+        step()
+    (branch,) = handle.denoisers[0].branches.values()
+    assert branch.forecaster is not None
+    features = branch.forecaster.state_dict()["features"]
+    weights = branch.forecaster.weights(count)
+    bare.transformer_blocks = torch.nn.ModuleList()
+    bare.single_transformer_blocks = torch.nn.ModuleList([LastBlock(lambda: forecast(features, weights))])
+
+    def least() -> Tensor:
+        return bare(**inputs, return_dict=False)[0]
+
+    if not torch.equal(step(), least()):
+        raise ArithmeticError("a skipped step and its parts are not the same")
+    return Case(
+        name="skipped step",
+        op="apply_forecast",
+        shape=tuple(features[0].shape),
+        dtype=str(dtype).removeprefix("torch."),
+        bytes=(count + 1) * features[0].numel() * features[0].element_size(),
+        flops=0,  # not known: layers of the model are among them
+        expected=lambda: np.zeros(0),
+        # Each call is another step, so there is no one answer; that they agree at one step was seen above.
+        providers=[
+            Provider("skipped step", step, tolerance=None, graph=False),
+            Provider("forecast and the layers around", least, tolerance=None, graph=False),
+            Provider("forecast", lambda: forecast(features, weights), tolerance=None),
+        ],
+        facts={"features": count, "targets": 1},
+    )
 
 
 def tunables(device: str, tiny: bool = False) -> Iterator[Tunable]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spectral_kernels.adapters.diffusers.models import Arguments, Model, denoisers_of, facts_of, unwrapped
 from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
 from spectral_kernels.adapters.diffusers.swap import Blocks, answer_of, feature_of
-from spectral_kernels.evaluation import evaluation_steps
+from spectral_kernels.evaluation import evaluation_steps, with_beginnings
 from spectral_kernels.expand import dct_expand
 from spectral_kernels.forecast import chebyshev_weights, hermite_weights, linear_weights, reuse_weights, taylor_weights
 from spectral_kernels.forecaster import Forecaster
@@ -48,7 +48,7 @@ class ForecastConfig:
     transition : what a history does when the resolution changes: "reset" begins anew, "expand" brings its features to
         the new grid (models whose blocks see one token per patch; "features" without encoding).
     rewarm : evaluations at the beginning of a new history in the middle of a run: after a transition, or when a second
-        expert takes over.
+        expert takes over. A history that is empty there begins with one evaluation in any case.
     """
 
     warmup: int = 5
@@ -78,8 +78,8 @@ class ForecastConfig:
                 'ForecastConfig: transition="expand" needs the features as they are: storage="features" without '
                 "encoding and offload"
             )
-        if self.rewarm < 1:
-            raise ValueError(f"ForecastConfig: rewarm must be at least 1, got {self.rewarm}; a new history is empty")
+        if self.rewarm < 0:
+            raise ValueError(f"ForecastConfig: rewarm must be at least 0, got {self.rewarm}")
         self.forecaster(max(50, *(self.steps or [0])))  # options and storage are checked now, not in a run
         if self.steps is None and self.budget is None:
             evaluation_steps(1, self.window, self.warmup, self.flex)
@@ -109,10 +109,7 @@ class ForecastConfig:
         """
         count = num_steps - first
         planned = evaluation_steps(count, self.window, self.warmup, self.flex, steps=self.steps, budget=self.budget)
-        steps = {first + step for step in planned}
-        for begin in begins:
-            steps.update(range(begin, min(begin + self.rewarm, num_steps)))
-        return sorted(steps)
+        return with_beginnings([first + step for step in planned], begins, self.rewarm, num_steps)
 
 
 class Branch:
