@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spectral_kernels import dct_truncate, dctn, idctn
+from spectral_kernels import dctn, idctn
 from spectral_kernels.flow import radial_frequency
+from spectral_kernels.flow.progressive import resizing
 
 # Photographs in the scikit-image wheel; nothing is downloaded.
 PHOTOGRAPHS = (
@@ -52,17 +53,17 @@ class GaussianField:
 
 
 class PosteriorMean:
-    """Optimal velocity where the data are exactly these images [k, c, H, W]; smaller grids see them truncated.
+    """Optimal velocity where the data are exactly these images [k, c, H, W]; smaller grids see truncated ones.
 
     x0 = sum_i softmax_i(-|z - (1 - t) x_i|^2 / (2 t^2)) x_i,    v = (z - x0) / t
     """
 
-    def __init__(self, images: Tensor):
-        self.images = images
+    def __init__(self, images: Tensor, basis: str = "dct"):
+        self.images, self.truncate = images, resizing(basis)[1]
 
     @cache  # noqa: B019
     def at(self, size: tuple[int, int]) -> Tensor:
-        images = self.images if size == tuple(self.images.shape[-2:]) else dct_truncate(self.images, size=size)
+        images = self.images if size == tuple(self.images.shape[-2:]) else self.truncate(self.images, size=size)
         return images.flatten(1)
 
     def clean(self, z: Tensor, t: float) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samplers that the study compares and the package does not offer: DPM++ 2M, and bilinear upsampling."""
+"""What the study compares and the package does not offer: DPM++ 2M, bilinear upsampling, noise that is not shared."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spectral_kernels import ResolutionSchedule
+from spectral_kernels import ResolutionSchedule, dctn, idctn
 from spectral_kernels.flow import euler
 from spectral_kernels.flow.progressive import band
 from spectral_kernels.flow.solvers import Solver, Velocity
@@ -50,3 +50,10 @@ def bilinear(velocity: Velocity, plan: ResolutionSchedule, noise: Tensor, *, sol
         x = (1 - after.sigma_in) * clean + after.sigma_in * band(noise, after.size)
         x = solver(velocity, x, after.sigmas)
     return x
+
+
+def unshared(noise: Tensor, other: Tensor, size: tuple[int, int]) -> Tensor:
+    """`noise` with the band of `size` from another draw: a coarse stage that draws its own noise, as others do."""
+    mixed = dctn(noise)
+    mixed[..., : size[0], : size[1]] = dctn(other)[..., : size[0], : size[1]]
+    return idctn(mixed)

@@ -66,8 +66,10 @@ def _dwt(op: str, kind: str, x: Tensor, wavelet: str, dims: tuple[int, int], pre
 
 
 def _transform(
-    op: str, basis: str, kind: str, x: Tensor, dims: tuple[int, int], precision: str, halves: bool = False
-) -> Tensor:
+    op: str, basis: str, kind: str, x: Tensor, dims: tuple[int, int], precision: str, halves: bool = False,
+    coarse: tuple[int, int] | None = None,
+) -> Tensor:  # fmt: skip
+    """`coarse` is where the levels of a wavelet lead to; other bases do not depend on it."""
     arguments.tensor(op, x)
     if not isinstance(dims, tuple | list) or len(dims) != 2 or not all(isinstance(dim, int) for dim in dims):
         raise TypeError(f"{op}: dims must be a pair of integers, got {dims!r}")
@@ -78,9 +80,9 @@ def _transform(
     name, size = arguments.state(op, moved)
     if halves and (size[0] % 2 or size[1] % 2):
         raise ValueError(f"{op}: both sides must be even, got {size}; pad x, or use dctn, which takes any size")
-    coarse = [side // 2 for side in size] if halves else list(size)
+    coarse = (size[0] // 2, size[1] // 2) if halves else coarse or size
     y = plane_product(
-        op, moved, None, None, None, None, 0.0, kind, "", basis, list(size), coarse, name, "one", "",
+        op, moved, None, None, None, None, 0.0, kind, "", basis, list(size), list(coarse), name, "one", "",
         arguments.precision(op, precision), 0,
     )  # fmt: skip
     return y if moved is x else y.movedim((-2, -1), dims)

@@ -3,7 +3,7 @@
 
 from torch import Tensor
 
-from spectral_kernels.flow.progressive import BASES, band, climb
+from spectral_kernels.flow.progressive import band, climb, resizing
 from spectral_kernels.flow.solvers import Solver, Velocity, euler
 from spectral_kernels.schedule import ResolutionSchedule
 
@@ -38,5 +38,5 @@ def edit(
         raise ValueError(f"edit: stage must be a coarse one, 0..{len(plan.stages) - 2}, got {stage}")
     kept = plan.stages[stage]
     t = kept.sigma_out
-    low = BASES[basis][1](image, size=kept.size)
+    low = resizing(basis)[1](image, size=kept.size)
     return climb(velocity, plan, (1 - t) * low + t * band(noise, kept.size, basis), noise, stage, solver, basis)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spectral_kernels.flow.progressive import BASES, band
+from spectral_kernels.flow.progressive import band, expansion_noise, resizing
 from spectral_kernels.schedule import ResolutionSchedule
 
 
@@ -39,7 +39,7 @@ def fine_tuning_pair(
         raise ValueError("fine_tuning_pair: plan must be aligned, got align=False; its stages do not meet on the flow")
     if not 0 <= stage < len(plan.stages):
         raise ValueError(f"fine_tuning_pair: stage must be in 0..{len(plan.stages) - 1}, got {stage}")
-    expand, truncate, spectrum = BASES[basis]
+    expand, truncate = resizing(basis)
 
     def state(size, level):
         clean = x if size == tuple(x.shape[-2:]) else truncate(x, size=size)
@@ -51,7 +51,7 @@ def fine_tuning_pair(
         start = state(here.size, here.sigma_in)
     else:
         before = plan.stages[stage - 1]
-        fresh = spectrum(band(noise, here.size, basis))
+        fresh = expansion_noise(band(noise, here.size, basis), before.size, basis)
         start, _ = expand(state(before.size, before.sigma_out), size=here.size, t=before.sigma_out, noise=fresh)
     v = (start - end) / (here.sigma_in - here.sigma_out)
     along = (t - here.sigma_out).view(-1, 1, 1, 1).to(x.dtype)

@@ -1,22 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that grow: with explicit expansion, and in full-resolution coordinates."""
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor
 
-from spectral_kernels.expand import dct_expand, dct_truncate, fft_expand, fft_truncate, spectral_lift
+from spectral_kernels import wavelets
+from spectral_kernels.expand import (
+    dct_expand,
+    dct_truncate,
+    dwt_expand,
+    dwt_truncate,
+    fft_expand,
+    fft_truncate,
+    spectral_lift,
+)
 from spectral_kernels.flow.solvers import Solver, Velocity, euler
 from spectral_kernels.noise import normal
 from spectral_kernels.schedule import ResolutionSchedule, Size, Stage, align_time
-from spectral_kernels.transforms import _transform, dctn, idctn
+from spectral_kernels.transforms import _transform, idctn
+
+BASES = {"dct": (dct_expand, dct_truncate), "fft": (fft_expand, fft_truncate)}
 
 
-def fourier(x: Tensor) -> Tensor:
-    """The real orthonormal Fourier spectrum, constant first, ascending."""
-    return _transform("fft_expand", "fft", "analysis", x, (-2, -1), "exact")
+def resizing(basis: str) -> tuple[Callable, Callable]:
+    """Expansion and truncation in a basis: "dct", "fft", or the name of a wavelet."""
+    if basis in BASES:
+        return BASES[basis]
+    name = wavelets.canonical("progressive", basis)
+    return partial(dwt_expand, wavelet=name), partial(dwt_truncate, wavelet=name)
 
 
-# Expansion, truncation, and the spectrum that the expansion's noise is given in.
-BASES = {"dct": (dct_expand, dct_truncate, dctn), "fft": (fft_expand, fft_truncate, fourier)}
+def expansion_noise(x: Tensor, coarse: Size, basis: str) -> Tensor:
+    """White noise as its spectrum, which is how an expansion from `coarse` takes it."""
+    name = basis if basis in BASES else wavelets.canonical("progressive", basis)
+    return _transform("progressive", name, "analysis", x, (-2, -1), "exact", coarse=coarse)
 
 
 def initial_noise(shape: tuple[int, ...], seed: int, **options) -> Tensor:
@@ -32,7 +51,7 @@ def band(x: Tensor, size: Size, basis: str = "dct") -> Tensor:
     """The low band of noise as white noise on a smaller grid; x itself where the grid is its own."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return BASES[basis][1](x, size=size, normalize=False)
+    return resizing(basis)[1](x, size=size, normalize=False)
 
 
 def progressive(
@@ -47,7 +66,7 @@ def progressive(
     noise : [n, c, H, W], white, full size: the first stage starts from its low band, and each expansion fills its new
         frequencies from the same noise, so the result can be compared with the plain run `solver(velocity, noise, ...)`
     solver : `euler`, `heun`, or of your own; it starts anew at each stage, as multi-step solvers must
-    basis : "dct" or "fft"
+    basis : "dct", "fft", or the name of a wavelet, see `dwt_expand`; its stages must differ by powers of two
 
     Returns
     -------
@@ -62,9 +81,9 @@ def progressive(
 
 def climb(velocity, plan, x: Tensor, noise: Tensor, stage: int, solver: Solver, basis: str) -> Tensor:
     """From the end of a stage to the end of the run."""
-    expand, _, spectrum = BASES[basis]
+    expand, _ = resizing(basis)
     for before, after in zip(plan.stages[stage:-1], plan.stages[stage + 1 :], strict=True):
-        fresh = spectrum(band(noise, after.size, basis))
+        fresh = expansion_noise(band(noise, after.size, basis), before.size, basis)
         x, _ = expand(x, size=after.size, t=before.sigma_out, noise=fresh, align=plan.align)
         x = solver(velocity, x, after.sigmas)
     return x
@@ -87,7 +106,7 @@ def full_resolution(
     solvers linear in the state and the data prediction, Euler among them, this is `progressive` exactly. "matched"
     plans need no more than this: their full levels are the model's own schedule.
 
-    Parameters as in `progressive`; the plan must be aligned, the basis "dct" or "fft".
+    Parameters as in `progressive`; the plan must be aligned.
 
     restart : start the solver anew at each stage. Default: as the schedules are meant, True for "published" and
         "respaced", False for "matched", whose multi-step solvers keep their history.
@@ -113,7 +132,7 @@ def full_resolution(
 
 def lifted(velocity: Velocity, stage: Stage, basis: str = "dct") -> Velocity:
     """A stage's velocity as one at full resolution: truncate the state, ask the coarse model, lift its answer."""
-    _, truncate, _ = BASES[basis]
+    _, truncate = resizing(basis)
 
     def full_velocity(z: Tensor, t_full: float) -> Tensor:
         if tuple(z.shape[-2:]) == stage.size:
