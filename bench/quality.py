@@ -151,7 +151,7 @@ class Study:
         else:
             x = progressive(self.velocity, plan, self.noise, solver=solver, basis=basis)
         ratio = 1.0 if kind.endswith("levels") else plan.token_step_ratio
-        facts["flops_ratio_attention_half"] = round(plan.cost_ratio(0.5), 4)
+        facts |= {"basis": basis, "flops_ratio_attention_half": round(plan.cost_ratio(0.5), 4)}
         self.row(kind, x, ratio, coarse=[stage.num_steps for stage in plan.stages[:-1]], **facts)
 
     def at_equal_tokens(
@@ -181,7 +181,7 @@ class Study:
                 for kind in kinds:
                     align, schedule = kind != "unaligned", "published" if kind == "unaligned" else kind
                     plan = self.plan(schedule, sizes, delta, align=align)
-                    self.run(kind, plan, basis, delta=delta, stages=count, basis=basis, sweep="tolerance", **facts)
+                    self.run(kind, plan, basis, delta=delta, stages=count, sweep="tolerance", **facts)
 
     def bound(self, clean: Tensor, deltas=DELTAS):
         """What proposition 1 bounds: the error of taking the finest coarse frequency for noise, at its transition.
