@@ -44,7 +44,7 @@ from spectral_kernels.flow import euler, full_resolution, heun, initial_noise, p
 
 RESULTS = Path(__file__).parent / "results"
 SOLVERS = {"euler": euler, "heun": heun, "dpm++2m": dpm_2m}
-SEEDS = (1, 1001, 2001, 3001)  # sample b draws from seed + b
+SEEDS = (1, 1001, 2001)  # sample b draws from seed + b
 DELTAS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -105,12 +105,11 @@ class Study:
         with (RESULTS / "quality.jsonl").open("a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
 
-    def case(self, solver: str, steps: int, seed: int = 1, converged: int = 0):
-        """The full-resolution run that others are compared with, and one with many steps if asked for."""
+    def case(self, solver: str, steps: int, seed: int = 1):
+        """The full-resolution run that others are compared with."""
         self.solver, self.steps, self.seed, self.sigmas = solver, steps, seed, shifted(steps, self.mu)
         self.noise = initial_noise(self.shape, seed, dtype=self.dtype)
         self.full = SOLVERS[solver](self.velocity, self.noise, self.sigmas)
-        self.exact = heun(self.velocity, self.noise, shifted(converged, self.mu)) if converged else None
         self.row("full", self.full, 1.0)
         return self
 
@@ -119,7 +118,6 @@ class Study:
             "oracle": self.name, "samples": len(x), "seed": self.seed, "mu": self.mu, "solver": self.solver,
             "steps": self.steps, "kind": kind, "token_step_ratio": round(ratio, 4),
             "distance": distance(x, self.full),
-            "to_converged": None if self.exact is None else distance(x, self.exact),
             # 80 features need more samples than that.
             "frechet": frechet(x, self.data) if len(x) >= 48 else None,
             "spectrum": spectrum_error(x, self.data), **facts,
@@ -240,8 +238,8 @@ OTHERS = (("heun", 25), ("dpm++2m", 25), ("euler", 25))
 
 def gaussian():
     study = gaussian_study()
-    for seed in SEEDS[:3]:
-        study.case("euler", 50, seed, converged=100).at_equal_tokens(spacing=True)
+    for seed in SEEDS:
+        study.case("euler", 50, seed).at_equal_tokens(spacing=True)
         for solver, steps in OTHERS:
             study.case(solver, steps, seed).at_equal_tokens((0.36, 0.56), spacing=True)
     study.case("euler", 50).by_tolerance(("published", "respaced", "matched", "unaligned"))
@@ -250,7 +248,7 @@ def gaussian():
 def posterior():
     study = posterior_study()
     for seed in SEEDS:
-        study.case("euler", 50, seed, converged=200).at_equal_tokens(spacing=True)
+        study.case("euler", 50, seed).at_equal_tokens(spacing=True)
         for solver, steps in OTHERS:
             study.case(solver, steps, seed).at_equal_tokens((0.36, 0.56), spacing=True)
 
@@ -259,7 +257,7 @@ def shifts():
     """Is it the spacing? The same comparison on schedules that are shifted more and less."""
     for mu in (0.35, 1.05, 1.4):
         study = posterior_study(mu)
-        for seed in SEEDS[:3]:
+        for seed in SEEDS:
             study.case("euler", 50, seed).at_equal_tokens((0.36, 0.56), naive=False)
 
 
@@ -270,20 +268,20 @@ def tolerances():
     the cosine one, and the expansion another.
     """
     cosine = posterior_study()
-    for seed in SEEDS[:3]:
+    for seed in SEEDS:
         study = cosine.case("euler", 50, seed)
         study.by_tolerance(("published", "respaced", "matched", "unaligned"))
         for basis in ("fft", "haar", "db2"):
             for twin in ("own", "dct"):
                 study = posterior_study(basis=basis if twin == "own" else "dct").case("euler", 50, seed)
                 kinds = ("respaced", "unaligned") if twin == "own" else ("respaced",)
-                study.by_tolerance(kinds, basis=basis, deltas=(0.001, 0.01, 0.05, 0.1), twin=twin)
+                study.by_tolerance(kinds, basis=basis, deltas=(0.01, 0.05, 0.1), stages=(2, 3), twin=twin)
 
 
 def patches():
     study = patches_study()
     for seed in SEEDS:
-        study.case("euler", 30, seed).at_equal_tokens((0.56, 0.36, 0.76), attentions=(0.0,))
+        study.case("euler", 30, seed).at_equal_tokens((0.56, 0.36), attentions=(0.0,))
         study.case("dpm++2m", 20, seed).at_equal_tokens((0.56,), attentions=(0.0,), naive=False)
         study.case("heun", 16, seed).at_equal_tokens((0.56,), attentions=(0.0,), naive=False)
 

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--random-weights", action="store_true", help="a tiny model instead of a checkpoint")
     parser.add_argument("--prompt", default="a lighthouse on a cliff at dusk, photograph")
     parser.add_argument("--progressive", type=float, default=0.05, metavar="DELTA", help="0 leaves it out")
-    parser.add_argument("--schedule", choices=("published", "respaced", "matched"), default="published")
+    parser.add_argument("--schedule", choices=("published", "respaced", "matched"), default="respaced")
     parser.add_argument("--forecast", action="store_true", help="forecast features as well")
     parser.add_argument("--steps", type=int, help="denoising steps")
     parser.add_argument("--seed", type=int, default=0)

@@ -26,7 +26,7 @@ from spectral_kernels.adapters.diffusers import (  # noqa: E402
 )
 
 STEPS = 8
-PUBLISHED = ProgressiveConfig(transition_sigmas=[0.8])
+PUBLISHED = ProgressiveConfig(schedule="published", transition_sigmas=[0.8])
 MATCHED = ProgressiveConfig(schedule="matched", transition_sigmas=[0.7])
 FORECAST = ForecastConfig(warmup=2, flex=0.5)
 METHODS = {

@@ -2,6 +2,7 @@
 """The progressive adapter against pipelines that know nothing of it (coarse_loop.py), on every model."""
 
 import copy
+import inspect
 import itertools
 
 import numpy as np
@@ -70,7 +71,9 @@ def test_published_is_the_explicit_loop(name, guided):
     sizes, first = [(fine[0] // 2, fine[1] // 2), fine], 4 if name == "wan22" else 3
     transition = threshold(made, first)
     expected = explicit(made, sizes, [first], STEPS)
-    with apply_progressive(made.pipe, ProgressiveConfig(transition_sigmas=[transition])) as handle:
+    with apply_progressive(
+        made.pipe, ProgressiveConfig(schedule="published", transition_sigmas=[transition])
+    ) as handle:
         actual = recorded_result(made)
     assert [stage["first step"] for stage in handle.summary()["stages"]] == [0, first]
     assert distance(actual, expected) <= TOLERANCES.get(name, TOLERANCE)
@@ -143,7 +146,8 @@ def test_stages_scales_and_bases(stages, basis):
     scales, sizes, firsts = STAGES[stages]
     made = with_guidance("flux", True)
     sigmas = recorded(made, 8).sigmas
-    config = ProgressiveConfig(scales=scales, basis=basis, transition_sigmas=[sigmas[first] for first in firsts])
+    levels = [sigmas[first] for first in firsts]
+    config = ProgressiveConfig(schedule="published", scales=scales, basis=basis, transition_sigmas=levels)
     with apply_progressive(made.pipe, config) as handle:
         actual = recorded_result(made, 8)
     summary = handle.summary()
@@ -159,7 +163,9 @@ def test_sizes_that_do_not_divide(name):
     made = with_guidance(name, True)
     made.call |= {"height": 18 * made.cell, "width": 22 * made.cell}
     transition = threshold(made, 3)
-    with apply_progressive(made.pipe, ProgressiveConfig(transition_sigmas=[transition])) as handle:
+    with apply_progressive(
+        made.pipe, ProgressiveConfig(schedule="published", transition_sigmas=[transition])
+    ) as handle:
         actual = recorded_result(made)
     coarse = handle.summary()["stages"][0]["grid"]
     assert coarse[0] in (8, 10) and coarse[1] in (10, 12)
@@ -186,7 +192,7 @@ def test_respaced_spreads_the_levels_after_the_transition(name):
     # sigma as a function of the step, and back: piecewise linear, decreasing.
     begin = np.interp(-start, [-sigma for sigma in sigmas], range(steps + 1))
     levels = np.interp(np.linspace(begin, steps, steps - first + 1), range(steps + 1), sigmas)[:-1]
-    config = ProgressiveConfig(schedule="respaced", transition_sigmas=[sigmas[first]])
+    config = ProgressiveConfig(transition_sigmas=[sigmas[first]])  # the default schedule
     with apply_progressive(made.pipe, config):
         actual = recorded_result(made, steps)
     assert distance(actual, explicit(made, sizes, [first], steps, respaced=[float(x) for x in levels])) <= TOLERANCE
@@ -333,6 +339,11 @@ def test_pipelines_with_clean_frames_in_the_state_are_refused():
 def test_configuration_errors(options, message):
     with pytest.raises(ValueError, match=message):
         ProgressiveConfig(**options)
+
+
+def test_the_schedule_is_the_library_s_unless_named():
+    default = inspect.signature(resolution_schedule).parameters["schedule"].default
+    assert ProgressiveConfig().schedule == default == "respaced"
 
 
 def test_a_second_application_is_refused_and_leaves_the_first():

@@ -32,7 +32,7 @@ def transition(made, first: int) -> float:
     return (sigmas[first - 1] + sigmas[first]) / 2
 
 
-@pytest.mark.parametrize("schedule", ["published", "matched"])
+@pytest.mark.parametrize("schedule", ["respaced", "matched"])
 @pytest.mark.parametrize("name", FLOW)
 def test_either_order_and_one_call_are_the_same(name, schedule):
     made = family(name)
@@ -63,7 +63,9 @@ def test_either_order_and_one_call_are_the_same(name, schedule):
 def test_blocks_that_run_are_those_of_the_plan():
     made = family("flux")
     sigmas = recorded(made, STEPS).sigmas
-    progressive = ProgressiveConfig(scales=(0.25, 0.5, 1.0), transition_sigmas=[sigmas[3], sigmas[7]])
+    progressive = ProgressiveConfig(
+        schedule="published", scales=(0.25, 0.5, 1.0), transition_sigmas=[sigmas[3], sigmas[7]]
+    )
     plan = plan_acceleration(sigmas, (32, 24), progressive=progressive, forecast=FORECAST)
     seen = []
     block = made.pipe.transformer.transformer_blocks[0]

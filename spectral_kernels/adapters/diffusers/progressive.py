@@ -52,10 +52,10 @@ class ProgressiveConfig:
     scales : side of each stage over the full side, ascending to 1: numbers, or pairs (height, width). Any number of
         stages; sides are rounded to the model's patches.
     basis : "dct" or "fft".
-    schedule : "published" replaces the level of the first step after a transition by the aligned one; "respaced"
-        spreads all the following levels anew; "matched" keeps the levels and asks the coarse model at the level of
-        equal signal-to-noise ratio. See `resolution_schedule`.
-    align : False leaves levels and states unaligned (published only).
+    schedule : "respaced" spreads the levels after a transition anew; "published", the papers', replaces only that of
+        the first step by the aligned one; "matched" keeps the levels and asks the coarse model at the level of equal
+        signal-to-noise ratio. See `resolution_schedule`, and docs/schedules.md for why "respaced" is the default.
+    align : False leaves levels and states unaligned (not for "matched").
     spectrum : PowerLaw of the latents; default is the model's preset.
     transition_sigmas : levels at which a stage ends, one per transition, in place of `delta` and `spectrum`.
     precision : of the ops, "exact" or "fast".
@@ -64,7 +64,7 @@ class ProgressiveConfig:
     delta: float = 0.05
     scales: Sequence[float | tuple[float, float]] = (0.5, 1.0)
     basis: str = "dct"
-    schedule: Literal["published", "respaced", "matched"] = "published"
+    schedule: Literal["published", "respaced", "matched"] = "respaced"
     align: bool = True
     spectrum: PowerLaw | None = None
     transition_sigmas: Sequence[float] | None = None
@@ -77,8 +77,8 @@ class ProgressiveConfig:
             raise ValueError(
                 f'ProgressiveConfig: schedule must be "published", "respaced" or "matched", got "{self.schedule}"'
             )
-        if not self.align and self.schedule != "published":
-            raise ValueError(f'ProgressiveConfig: "{self.schedule}" is about alignment; align=False needs "published"')
+        if not self.align and self.schedule == "matched":
+            raise ValueError('ProgressiveConfig: "matched" is alignment; align=False goes with the other schedules')
         # Scales, levels and spectra are checked where they are used; what can be wrong without a pipeline is said now.
         stage_sizes((4096, 4096), self.scales)
         stages = len(self.scales)
