@@ -15,6 +15,7 @@ diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]
 from coarse_loop import align, composed, distance, explicit, ratio_of, recorded  # noqa: E402
 from pipelines import FAMILIES, family, run  # noqa: E402
 
+from spectral_kernels import resolution_schedule  # noqa: E402
 from spectral_kernels.adapters.diffusers import ProgressiveConfig, apply_progressive  # noqa: E402
 
 FLOW = [name for name in FAMILIES if name != "sdxl"]
