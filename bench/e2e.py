@@ -286,6 +286,9 @@ def measure(name: str, device: str, tiny: bool, repeats: int, results: Path) -> 
             plain = row
         if plain is not None and "seconds" in row and "seconds" in plain:
             row["speed_up"] = plain["seconds"] / row["seconds"]
+            singles = [one.get("speed_up") for one in found if one["variant"] in variant.split(", ")]
+            if len(singles) == 2 and all(singles):
+                row["of_product"] = row["speed_up"] / (singles[0] * singles[1])
             if "peak_bytes" in row:
                 row["extra_bytes"] = row["peak_bytes"] - plain["peak_bytes"]
         rows.append(row | rows.circumstances(device), "e2e", results)
@@ -298,9 +301,10 @@ def _line(row: dict) -> str:
     if "error" in row:
         return f"{row['model']:7} {row['variant']:32} {row['error']}"
     extra = f"{row['extra_bytes'] / 2**20:9.0f} MiB more" if "extra_bytes" in row else ""
+    product = f"   {row['of_product']:.2f} of the product of both" if "of_product" in row else ""
     return (
         f"{row['model']:7} {row['variant']:32} {row['seconds']:9.3f} s {row.get('speed_up', 1):6.2f}x   "
-        f"our ops {100 * row['own_share']:6.2f} %{extra}"
+        f"our ops {100 * row['own_share']:6.2f} %{extra}{product}"
     )
 
 

@@ -9,10 +9,14 @@ from bits import assert_same_bits
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
 
+from picture_pipelines import flux  # noqa: E402
 from pipelines import FAMILIES, family, run  # noqa: E402
 
+from bench import forecast_memory  # noqa: E402
+from bench.forecast_peers import BYTES  # noqa: E402
 from reference import forecast as reference  # noqa: E402
 from spectral_kernels.adapters.diffusers import ForecastConfig, apply_forecast  # noqa: E402
+from spectral_kernels.evaluation import evaluation_steps  # noqa: E402
 
 # Long enough for a warm-up, single and double gaps.
 STEPS = 12
@@ -218,6 +222,35 @@ def test_memory_is_freed_when_a_run_ends():
         held = [branch.forecaster for denoiser in handle.denoisers for branch in denoiser.branches.values()]
     assert held == [None]
     assert handle.summary()["branches"][0]["peak bytes"] == 6 * 192 * 32 * 4  # six features, 192 tokens of 32
+
+
+# What bench/forecast_memory.py states per element of a bfloat16 feature, and its share of the official form's 38 bytes.
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({}, 0.75),
+        ({"storage": "moments"}, 0.65),
+        ({"storage": "auto"}, 0.65),
+        ({"max_features": 8, "encoding": "int8"}, 0.25),
+        ({"max_features": 8, "encoding": "float8"}, 0.25),
+    ],
+    ids=str,
+)
+def test_summary_prints_the_memory_that_the_benchmark_states(options, most):
+    made = flux()
+    made.pipe.set_progress_bar_config(disable=True)
+    made.pipe.to(torch.bfloat16)
+    made.call = {k: v.bfloat16() if isinstance(v, torch.Tensor) else v for k, v in made.call.items()}
+    same = {f"negative_{key}": made.call[key] for key in ("prompt_embeds", "pooled_prompt_embeds")}
+    with apply_forecast(made.pipe, ForecastConfig(**options)) as handle:
+        run(made, 50, **same, true_cfg_scale=2.0)
+    steps, elements = evaluation_steps(50), 192 * 32
+    stated = forecast_memory.per_element(options, steps) * elements
+    summary = handle.summary()
+    assert [branch["peak bytes"] for branch in summary["branches"]] == [stated, stated]
+    assert summary["memory"] == [{"denoiser": "transformer", "peak bytes": 2 * stated}]
+    assert str(int(2 * stated)) in str(summary)
+    assert stated <= most * BYTES["official"](len(steps)) * elements
 
 
 class Plain(torch.nn.Module):

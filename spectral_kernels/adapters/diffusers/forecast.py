@@ -227,6 +227,7 @@ class Denoiser:
         grid = self._grid(arguments) if config.transition == "expand" else None
         if old is not None and grid is not None and branch.grid is not None:
             _expand_history(old, history, branch.grid, grid)
+            branch.peak = max(branch.peak, old.nbytes + history.nbytes)
         branch.grid = grid
         return history
 
@@ -366,6 +367,11 @@ class Forecasting(Handle):
         summary = Summary(pipeline=self._target, method=str(self.config.method), storage=self.config.storage)
         summary["blocks left out"] = [len(denoiser.blocks) for denoiser in self.denoisers]
         summary["branches"] = rows
+        # Histories of one denoiser live side by side until the run ends, those of two experts as well.
+        summary["memory"] = [
+            {"denoiser": name, "peak bytes": sum(row["peak bytes"] for row in rows if row["denoiser"] == name)}
+            for name in dict.fromkeys(row["denoiser"] for row in rows)
+        ]
         bypassed = sum(denoiser.bypassed for denoiser in self.denoisers)
         if bypassed:
             summary["bypassed"] = f"{bypassed} calls with control residuals or skipped layers were never forecast"
