@@ -18,28 +18,42 @@ def draw(results: Path) -> Path:
     if not found:
         raise FileNotFoundError(f"no rows in {results}; python -m bench.decomposable measures some")
     main = [r for r in found if not r["ablation"] and r["sampling"] in ("", "30 + 10, 0.9")]
-    last = max(r["steps"] for r in found)
-    bars = [r for r in found if r["steps"] == last and r["method"] != "flow matching" and r not in main]
-    bars = [r for r in main if r["method"] == "decomposable" and r["steps"] == last] + bars
-    figure, panels = pyplot.subplots(1, 3, figsize=(13, 3.6))
+    marks, methods = sorted({r["steps"] for r in main}), list(dict.fromkeys(r["method"] for r in main))
+    figure, panels = pyplot.subplots(1, 4, figsize=(17, 4.2), layout="constrained")
     for panel, key in zip(panels, ("frechet", "spectrum"), strict=False):
-        for method in dict.fromkeys(r["method"] for r in main):
-            for seed in sorted({r["seed"] for r in main}):
+        for i, method in enumerate(methods):
+            for seed in sorted({r["seed"] for r in main if r["method"] == method}):
                 line = sorted((r["steps"], r[key]) for r in main if (r["method"], r["seed"]) == (method, seed))
-                if line:
-                    label = method if seed == 0 else None
-                    style = {"color": f"C{list(dict.fromkeys(r['method'] for r in main)).index(method)}"}
-                    panel.plot(*zip(*line, strict=True), marker="o", label=label, **style)
-        panel.set_xlabel("training steps")
+                panel.plot(*zip(*line, strict=True), "o-", label=None if seed else method, color=f"C{i}")
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(marks, marks)
+        panel.set_xlabel("training steps, at equal compute")
         panel.set_title("Frechet distance to data" if key == "frechet" else "error of the log power spectrum")
     panels[0].axhline(found[0]["frechet_of_data"], color="grey", linestyle=":", label="data against data")
     panels[0].legend(fontsize=8)
-    labels = [f"{r['method']} {'' if r['ablation'] else r['sampling']} #{r['seed']}" for r in bars]
-    panels[2].barh(range(len(bars)), [r["frechet"] for r in bars], color="#4878a8")
-    panels[2].set_yticks(range(len(bars)), labels, fontsize=7)
-    panels[2].invert_yaxis()
-    panels[2].set_title(f"Frechet distance, {last} steps")
-    figure.tight_layout()
+
+    def bars(panel, chosen, label, title):
+        """One bar per row; the default configuration's seeds come first, in another colour."""
+        chosen = sorted(chosen, key=lambda r: r not in main)
+        colors = ["C1" if r in main else "#4878a8" for r in chosen]
+        panel.barh(range(len(chosen)), [r["frechet"] for r in chosen], color=colors)
+        panel.set_yticks(range(len(chosen)), [label(r) for r in chosen])
+        panel.invert_yaxis()
+        panel.set_title(title)
+
+    ours = [r for r in found if r["method"] == "decomposable"]
+    ablations = [r for r in found if r["ablation"]]
+    if ablations:
+        steps = ablations[0]["steps"]
+        bars(
+            panels[2],
+            ablations + [r for r in ours if r["steps"] == steps],
+            lambda r: r["method"] if r["ablation"] else f"default, seed {r['seed']}",
+            f"Frechet distance, training, {steps} steps",
+        )
+    sampled = [r for r in ours if r["steps"] == marks[-1] and r["seed"] == 0]
+    bars(panels[3], sampled, lambda r: r["sampling"], f"Frechet distance, sampling, {marks[-1]} steps")
     path = results / "decomposable.png"
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -119,12 +119,7 @@ def laplacian_reconstruct(pyramid: Sequence[Tensor], resample: str = "area", *, 
     (below 2.5 in all sizes tested). An orthonormal pyramid (`basis`) comes back to a few u of its norm.
     """
     op = "laplacian_reconstruct"
-    _check_kind(op, resample, basis)
-    if isinstance(pyramid, Tensor) or not isinstance(pyramid, Sequence) or len(pyramid) == 0:
-        raise TypeError(f"{op}: pyramid must be a list of at least one level, got {type(pyramid).__name__}")
-    for level in pyramid:
-        arguments.state(op, level)
-    _check_together(op, pyramid, resample, basis)
+    check_pyramid(op, pyramid, resample, basis)
     fine = pyramid[0]
     for detail in pyramid[1:]:
         fine = _up(fine, detail, resample, basis)
@@ -186,6 +181,16 @@ def noise_levels(
     stream = checked_stream(op, stream)
     out = ops.noise_levels(list(levels), times, mask, seeds, base_seed, stream, ",".join(names))
     return NoisyLevels(out[: len(levels)], out[len(levels) :])
+
+
+def check_pyramid(op: str, pyramid: Sequence[Tensor], resample: str, basis: str | None) -> None:
+    """Raise unless these are the first levels of one `laplacian_pyramid` of that kind."""
+    _check_kind(op, resample, basis)
+    if isinstance(pyramid, Tensor) or not isinstance(pyramid, Sequence) or len(pyramid) == 0:
+        raise TypeError(f"{op}: pyramid must be a list of at least one level, got {type(pyramid).__name__}")
+    for level in pyramid:
+        arguments.state(op, level)
+    _check_together(op, pyramid, resample, basis)
 
 
 def level_times(op: str, times, samples: int, levels: int, device: torch.device) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decomposable flow matching: the law of training times, masks, sampling schedules, previews, the modules' growth."""
+"""Decomposable flow matching: the law of training times, masks, sampling schedules, previews."""
 
 import math
 
@@ -10,23 +10,26 @@ from scipy import stats
 
 from spectral_kernels import laplacian_pyramid, laplacian_reconstruct, noise_levels
 from spectral_kernels.flow import decomposable as dfm
-from spectral_kernels.flow import level_modules
 
 
 def times_of(levels=3, count=40_000, **options):
     return dfm.training_times(count, levels, generator=torch.Generator().manual_seed(5), **options)
 
 
-def test_training_times_follow_their_laws():
-    times, mask = times_of(stage_probs=(0.5, 0.3, 0.2), previous_location=1.5)
+@pytest.mark.parametrize(("previous", "location", "scale"), [(1.5, 0.0, 1.0), (0.5, -0.7, 1.6)])
+def test_training_times_follow_their_laws(previous, location, scale):
+    law = {"previous_location": previous, "location": location, "scale": scale}
+    times, mask = times_of(stage_probs=(0.5, 0.3, 0.2), **law)
     stage = mask.sum(1) - 1
     assert_close = [abs((stage == k).float().mean().item() - p) for k, p in enumerate((0.5, 0.3, 0.2))]
     assert max(assert_close) < 4 * math.sqrt(0.25 / 40_000)  # four deviations of a share
     for k in range(3):
         for s in range(k + 1):
             normal = torch.logit(1 - times[stage == k, s])  # 1 - t is logit-normal, the paper's clock
-            test = stats.kstest(normal.numpy(), "norm", args=(0.0 if s == k else 1.5, 1.0))
+            test = stats.kstest(normal.numpy(), "norm", args=(location if s == k else previous, scale))
             assert test.pvalue > 1e-3, (k, s)
+    both = torch.logit(times[stage == 2]).T
+    assert (torch.corrcoef(both) - torch.eye(3)).abs().max() < 5 / math.sqrt(both.shape[1])  # levels are independent
     assert (times[~mask] == 1).all()
     assert (mask[:, 1:] <= mask[:, :-1]).all()  # no level lives before the one below it
 
@@ -47,7 +50,11 @@ def test_training_times_of_two_levels_are_the_paper_s():
         ({"levels": 2, "stage_probs": (0.9, 0.2)}, "sum 1"),
         ({"levels": 2, "stage_probs": (1.5, -0.5)}, "probabilities"),
         ({"levels": 2, "stage_probs": (1.0,)}, "one number per level"),
+        ({"levels": 2, "stage_probs": 0.9}, r"one number per level \(2\), got 0.9"),
+        ({"levels": 2, "stage_probs": (math.nan, 1.0)}, "probabilities"),
         ({"scale": 0.0}, "scale must be above 0"),
+        ({"scale": math.nan}, "scale must be above 0"),
+        ({"previous_location": math.inf}, "must be finite, got 0.0 and inf"),
     ],
 )
 def test_training_times_refuse(options, message):
@@ -82,6 +89,10 @@ def test_every_level_goes_from_noise_to_data(levels, steps, threshold):
         (2, {"steps": 40}, "one number per level"),
         (2, {"threshold": 0.0}, r"\(0, 1\], got 0"),
         (2, {"threshold": 1.1}, r"\(0, 1\]"),
+        (2, {"threshold": -0.5}, r"\(0, 1\]"),
+        (2, {"threshold": math.nan}, r"\(0, 1\]"),
+        (3, {"steps": (1, 1, 1), "threshold": (0.5, 1.5)}, r"\(0, 1\]"),
+        (3, {"steps": (30, 10)}, r"one number per level \(3\)"),
         (1, {"steps": (4,), "threshold": -1}, r"\(0, 1\]"),
         (3, {"steps": (1, 1, 1), "threshold": (0.5,)}, "2 of them"),
         (0, {"steps": ()}, "levels must be an int"),
@@ -106,6 +117,30 @@ def test_times_print_and_plot():
     axes = dfm.plot_times(times)
     assert [list(line.get_ydata()) for line in axes.lines[:2]] == times.T.tolist()
     matplotlib.pyplot.close(axes.figure)
+    for show in (dfm.times_table, dfm.plot_times, dfm.stage_ends):
+        with pytest.raises(ValueError, match=rf"{show.__name__}: times must have the shape \(steps \+ 1, levels\)"):
+            show(times[:, 0])
+
+
+def test_training_times_print_and_plot():
+    times = torch.tensor([[0.1, 1.0], [0.2, 1.0], [0.3, 1.0], [0.4, 0.6]])
+    mask = torch.tensor([[True, False], [True, False], [True, False], [True, True]])
+    assert dfm.training_times_table(times, mask).splitlines() == [
+        "level  lives    t: 25 %  50 %  75 %",
+        "    0  100.0%   0.175  0.250  0.325",
+        "    1   25.0%   0.600  0.600  0.600",
+    ]
+    assert dfm.training_times_table(times[:3], mask[:3]).splitlines()[2] == "    1    0.0%"
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    axes = dfm.plot_training_times(times, mask)
+    # A stepped outline has two points per bin at its height: half of their sum is the count.
+    counts = [patch.get_xy()[:, 1].sum() / 2 for patch in axes.patches]
+    assert counts == [4, 1]
+    matplotlib.pyplot.close(axes.figure)
+    for show in (dfm.training_times_table, dfm.plot_training_times):
+        with pytest.raises(ValueError, match=f"{show.__name__}: mask must be bool"):
+            show(times, mask[:, :1])
 
 
 def test_loss_is_the_masked_mean_of_squares():
@@ -114,12 +149,18 @@ def test_loss_is_the_masked_mean_of_squares():
     mask = torch.tensor([[True, False], [True, True]])
     assert dfm.decomposable_loss(outputs, velocities, mask) == (4 + 4 + 9) / 2
     assert dfm.decomposable_loss(outputs, velocities, mask, weights=(1.0, 2.0)) == (4 + 4 + 18) / 2
-    outputs[1][0] = torch.nan  # what does not count may hold anything
-    outputs[0].requires_grad_()
+    velocities[1][0] = torch.nan  # what does not count may hold anything
+    for output in outputs:
+        output.requires_grad_()
     loss = dfm.decomposable_loss(outputs, velocities, mask)
     assert loss == (4 + 4 + 9) / 2
     loss.backward()
-    assert outputs[0].grad is not None and bool(outputs[0].grad.isfinite().all())
+    for output, error in zip(outputs, (2.0, 3.0), strict=True):  # d/do of mean (o - v)^2, halved by the mean over two
+        assert output.grad is not None
+        expected = torch.full_like(output, -error / output[0].numel())
+        if error == 3.0:
+            expected[0] = 0
+        assert_same_bits(output.grad, expected)
     with pytest.raises(ValueError, match="same levels"):
         dfm.decomposable_loss(outputs[:1], velocities, mask)
     with pytest.raises(ValueError, match="level 1 must have one shape"):
@@ -140,7 +181,9 @@ class Known:
         return [(z - x) / times[:, s][across].float() for s, (z, x) in enumerate(zip(levels, self.levels, strict=True))]
 
 
-@pytest.mark.parametrize(("resample", "basis"), [("area", None), ("dct", None), ("area", "dct")])
+@pytest.mark.parametrize(
+    ("resample", "basis"), [("area", None), ("bilinear", None), ("dct", None), ("area", "dct"), ("area", "haar")]
+)
 def test_sampling_reaches_the_image_with_previews_on_the_way(resample, basis):
     image = torch.randn(2, 3, 16, 24)
     levels = laplacian_pyramid(image, 3, resample, basis=basis)
@@ -160,12 +203,29 @@ def test_sampling_reaches_the_image_with_previews_on_the_way(resample, basis):
         assert all(bool((shown[s] == 0).all()) for s in range(3) if not mask[0, s])
 
 
+def test_previews_are_partial_sums_of_what_flows():
+    levels = laplacian_pyramid(torch.randn(2, 1, 8, 8), 3)
+    noise = dfm.initial_levels([level.shape for level in levels], 3)
+    times = dfm.sampling_times(3, steps=(5, 4, 3), threshold=0.7)
+    previews = []
+    dfm.sample(Known(levels), noise, times, callback=previews.append)
+    for k, preview in enumerate(previews):  # towards known levels every path is straight
+        now = times[preview.steps].tolist()
+        mixed = [(1 - t) * x + t * e for t, x, e in zip(now, levels, noise, strict=True)]
+        partial = laplacian_reconstruct(mixed[: k + 1])
+        assert preview.image.shape == levels[k].shape
+        torch.testing.assert_close(preview.image, partial, rtol=0, atol=1e-5)
+    assert [p.steps for p in previews] == [5, 9, 12]
+
+
 def test_sampling_refuses():
     levels = [torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 4, 4)]
     times = dfm.sampling_times(2, steps=(2, 2))
     for wrong, message in [
-        (times[:, :1], "shape"),
-        (times.flip(0), "never rise"),
+        (times[:, :1], r"shape \(steps \+ 1, 2\), got \(5, 1\)"),
+        (times[0], "shape"),
+        (times[:1], "shape"),
+        (times[[0, 2, 1, 3, 4]], "never rise"),
         (times[:-1], "end at 0"),
         (times[1:], "begin at 1"),
     ]:
@@ -173,6 +233,22 @@ def test_sampling_refuses():
             dfm.sample(Known(levels), levels, wrong)
     with pytest.raises(ValueError, match="velocity like each level"):
         dfm.sample(lambda z, t, m: z[:1], levels, times)
+
+    def never(*_):
+        raise AssertionError("what can be refused is refused before the first step")
+
+    for wrong, options, error, message in [
+        (levels[::-1], {}, ValueError, "sample: the levels do not belong together"),
+        ([levels[0], levels[1].expand(2, -1, -1, -1)], {}, ValueError, "do not belong together"),
+        ([levels[1], torch.zeros(1, 1, 5, 5)], {}, ValueError, "blocks of 2"),
+        (levels, {"basis": "haar"}, ValueError, r"must be \(1, 3, 2, 2\)"),
+        (levels, {"resample": "nearest"}, ValueError, "resample must be one of"),
+        (levels, {"basis": "fft"}, ValueError, "basis must be"),
+        (levels[0], {}, TypeError, "list of at least one level"),
+        ([], {}, TypeError, "list of at least one level"),
+    ]:
+        with pytest.raises(error, match=message):
+            dfm.sample(never, wrong, times, **options)
 
 
 def test_training_loss_shows_and_counts_only_what_lives():
@@ -193,105 +269,32 @@ def test_training_loss_shows_and_counts_only_what_lives():
     assert loss == dfm.decomposable_loss([torch.zeros_like(z) for z in levels], velocities, mask)
 
 
-# ---------------------------------------------------------------- modules
+def test_training_loss_does_not_depend_on_what_is_masked():
+    levels = laplacian_pyramid(torch.randn(4, 1, 8, 8), 2)
+    times, mask = dfm.training_times(4, 2, stage_probs=(0.5, 0.5), generator=torch.Generator().manual_seed(0))
+    assert 0 < mask[:, 1].sum() < 4
+
+    def model(noisy, times, mask):  # every level's answer depends on all of a sample
+        seen = sum(z.flatten(1).sum(1) for z in noisy)[:, None, None, None]
+        return [z + seen for z in noisy]
+
+    loss = dfm.training_loss(model, levels, 9, times, mask)
+    live = mask[:, 1, None, None, None]
+    assert_same_bits(dfm.training_loss(model, [levels[0], torch.where(live, levels[1], 7.0)], 9, times, mask), loss)
+    assert dfm.training_loss(model, [levels[0], torch.where(live, 7.0, levels[1])], 9, times, mask) != loss
 
 
-@pytest.mark.parametrize("channels_first", [True, False])
-def test_levels_pack_into_tokens_and_back(channels_first):
-    levels = [torch.randn(2, 3, 4, 6), torch.randn(2, 2, 16, 24)]
-    tokens = level_modules.pack_levels(levels, (1, 4), channels_first=channels_first)
-    assert tokens.shape == (2, 24, 3 + 32)
-    again = level_modules.unpack_levels(tokens, [z.shape for z in levels], (1, 4), channels_first=channels_first)
-    for a, b in zip(again, levels, strict=True):
-        assert_same_bits(a, b)
-    patch = levels[1][1, :, 4:8, 8:12]  # row 1, column 2 of the grid of 4 x 6 tokens
-    inside = patch if channels_first else patch.permute(1, 2, 0)
-    assert_same_bits(tokens[1, 6 + 2, 3:].contiguous(), inside.flatten().contiguous())
-
-
-def test_packing_refuses():
-    levels = [torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 8, 12)]
-    for patches, message in [((2, 2), "same grid"), ((3, 6), "same grid"), ((2,), "one number per level")]:
-        with pytest.raises(ValueError, match=message):
-            level_modules.pack_levels(levels, patches)
-    with pytest.raises(ValueError, match="20 numbers, got 5"):
-        level_modules.unpack_levels(torch.zeros(1, 6, 5), [z.shape for z in levels], (2, 4))
-
-
-def test_level_times_want_one_time_per_level():
-    module = level_modules.LevelTimes(level_modules.TimeEmbedding(8), 2, 8)
-    assert module(torch.zeros(3, 2)).shape == (3, 8)
-    with pytest.raises(ValueError, match=r"\[B, 2\], got \(3,\)"):
-        module(torch.zeros(3))
-
-
-def tiny_flux():
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(1)
-    return diffusers.FluxTransformer2DModel(
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=8, pooled_projection_dim=8, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
-    ).eval()  # fmt: skip
-
-
-def tiny_z_image():
-    diffusers = pytest.importorskip("diffusers")
-    if not hasattr(diffusers, "ZImageTransformer2DModel"):
-        pytest.skip("this diffusers has no Z-Image")
-    torch.manual_seed(1)
-    return diffusers.ZImageTransformer2DModel(
-        in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=8,
-        axes_dims=[4, 6, 6], axes_lens=[64, 64, 64],
-    ).eval()  # fmt: skip
-
-
-LEVELS = [(2, 4, 8, 12), (2, 4, 16, 24)]  # a grid of 4 x 6 tokens with patches 2 and 4
-TIMES = torch.tensor([[0.3, 0.7], [0.2, 1.0]])
-
-
-def trains(model, levels, **conditions):
-    """The new level's parts get gradients: growth begins at zero and does not stay there."""
-    loss = sum(v.square().mean() + v.mean() for v in model(levels, TIMES, None, **conditions))
-    loss.backward()
-    parts = [m for m in model.modules() if isinstance(m, level_modules.LevelHeads)]
-    assert parts and all(float(m.levels[1].bias.grad.abs().sum()) > 0 for m in parts)
-
-
-def test_grown_flux_answers_as_before():
-    flux, levels = tiny_flux(), [torch.randn(shape) for shape in LEVELS]
-    conditions = {
-        "encoder_hidden_states": torch.randn(2, 3, 8),
-        "pooled_projections": torch.randn(2, 8),
-        "txt_ids": torch.zeros(3, 3),
-        "guidance": torch.full((2,), 3.5),
-    }
-    ids = torch.cat([torch.zeros(24, 1), torch.cartesian_prod(torch.arange(4.0), torch.arange(6.0))], 1)
-    with torch.no_grad():
-        tokens = level_modules.pack_levels(levels[:1], (2,))
-        before = flux(hidden_states=tokens, timestep=TIMES[:, 0], img_ids=ids, return_dict=False, **conditions)[0]
-        grown = level_modules.FluxLevels(level_modules.grow(flux, (16, 64)), (2, 4))
-        coarse, fine = grown(levels, TIMES, None, **conditions)
-    assert_same_bits(coarse, level_modules.unpack_levels(before, LEVELS[:1], (2,))[0])
-    assert (fine == 0).all()
-    trains(grown, levels, **conditions)
-
-
-def test_grown_z_image_answers_as_before():
-    z_image, levels = tiny_z_image(), [torch.randn(shape) for shape in LEVELS]
-    caption = [torch.randn(5, 8), torch.randn(5, 8)]
-    with torch.no_grad():
-        before = z_image(list(levels[0].unsqueeze(2)), 1 - TIMES[:, 0], caption, return_dict=False)[0]
-        grown = level_modules.ZImageLevels(level_modules.grow(z_image, (16, 64)), (2, 4))
-        coarse, fine = grown(levels, TIMES, None, cap_feats=caption)
-    assert_same_bits(coarse, -torch.stack(list(before)).squeeze(2))
-    assert (fine == 0).all()
-    trains(grown, levels, cap_feats=caption)
-
-
-def test_growth_refuses():
-    with pytest.raises(TypeError, match="neither FLUX's nor Z-Image's parts"):
-        level_modules.grow(torch.nn.Linear(2, 2), (2, 2))
-    with pytest.raises(ValueError, match="takes 16 numbers, but the coarse level has 8"):
-        level_modules.grow(tiny_flux(), (8, 64))
-    with pytest.raises(ValueError, match="cut into 4 pixels"):
-        level_modules.grow(tiny_z_image(), (16, 65))
+def test_training_loss_refuses():
+    levels = laplacian_pyramid(torch.randn(4, 1, 8, 8), 2)
+    times, mask = dfm.training_times(4, 2)
+    for given, t, m, error, message in [
+        (levels, times[:, :1], mask, ValueError, r"times must have the shape \(samples, levels\) = \(4, 2\)"),
+        (levels, times[:2], mask, ValueError, "times must have the shape"),
+        (levels, times[:, 0], mask, ValueError, "times must have the shape"),
+        (levels, 1000 * times, mask, ValueError, r"must lie in \[0, 1\]"),
+        (levels, times, mask[:, :1], ValueError, "mask must be bool"),
+        (levels[1], times, mask, TypeError, "list of at least one"),
+        ([levels[0][:2], levels[1]], times, mask, ValueError, "one batch"),
+    ]:
+        with pytest.raises(error, match=message):
+            dfm.training_loss(lambda z, *_: z, given, 1, t, m)

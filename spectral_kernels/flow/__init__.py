@@ -9,11 +9,13 @@ from spectral_kernels.flow.decomposable import Preview as Preview
 from spectral_kernels.flow.decomposable import decomposable_loss as decomposable_loss
 from spectral_kernels.flow.decomposable import initial_levels as initial_levels
 from spectral_kernels.flow.decomposable import plot_times as plot_times
+from spectral_kernels.flow.decomposable import plot_training_times as plot_training_times
 from spectral_kernels.flow.decomposable import sample as sample
 from spectral_kernels.flow.decomposable import sampling_times as sampling_times
 from spectral_kernels.flow.decomposable import times_table as times_table
 from spectral_kernels.flow.decomposable import training_loss as training_loss
 from spectral_kernels.flow.decomposable import training_times as training_times
+from spectral_kernels.flow.decomposable import training_times_table as training_times_table
 from spectral_kernels.flow.editing import edit as edit
 from spectral_kernels.flow.finetune import fine_tuning_loss as fine_tuning_loss
 from spectral_kernels.flow.finetune import fine_tuning_pair as fine_tuning_pair

@@ -9,6 +9,7 @@ A model is called with the list of levels, `times` [B, L] and a bool `mask` [B, 
 Source: "Improving Progressive Generation with Decomposable Flow Matching", sections 3.3 and 3.4.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from spectral_kernels import noise_levels, normal
 from spectral_kernels.noise import Seed
-from spectral_kernels.pyramid import laplacian_reconstruct, level_mask, level_times
+from spectral_kernels.pyramid import check_pyramid, laplacian_reconstruct, level_mask
 
 Model = Callable[[list[Tensor], Tensor, Tensor], Sequence[Tensor]]
 
@@ -59,10 +60,12 @@ def training_times(
     Returns
     -------
     (times, mask) : float64 [B, L] and bool [B, L]; the mask is False for levels that have not begun.
+    `training_times_table` and `plot_training_times` show them.
 
     Raises
     ------
-    ValueError : counts below 1, probabilities that are not L numbers of sum 1, a scale not above 0.
+    ValueError : counts below 1, probabilities that are not L numbers of sum 1, a location that is not finite, a scale
+        not above 0.
     """
     op = "training_times"
     for name, value in (("batch", batch), ("levels", levels)):
@@ -70,12 +73,14 @@ def training_times(
             raise ValueError(f"{op}: {name} must be an int of at least 1, got {value!r}")
     if stage_probs is None:
         stage_probs = [1.0] if levels == 1 else [0.9] + [0.1 / (levels - 1)] * (levels - 1)
-    if len(stage_probs) != levels:
-        raise ValueError(f"{op}: stage_probs must hold one number per level ({levels}), got {len(stage_probs)}")
+    if not isinstance(stage_probs, Sequence) or len(stage_probs) != levels:
+        raise ValueError(f"{op}: stage_probs must hold one number per level ({levels}), got {stage_probs!r}")
     if not all(p >= 0 for p in stage_probs) or abs(sum(stage_probs) - 1) > 1e-6:
         raise ValueError(f"{op}: stage_probs must be probabilities of sum 1, got {list(stage_probs)}")
-    if not scale > 0:
-        raise ValueError(f"{op}: scale must be above 0, got {scale}")
+    if not (math.isfinite(location) and math.isfinite(previous_location)):
+        raise ValueError(f"{op}: location and previous_location must be finite, got {location} and {previous_location}")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"{op}: scale must be above 0 and finite, got {scale}")
     weights = torch.tensor(list(stage_probs), dtype=torch.float64, device=device)
     stage = torch.multinomial(weights, batch, replacement=True, generator=generator)[:, None]
     level = torch.arange(levels, device=device)
@@ -116,9 +121,10 @@ def decomposable_loss(
                 f"{op}: output and velocity of level {s} must have one shape, got {tuple(output.shape)} and "
                 f"{tuple(velocity.shape)}"
             )
-        error = (output - velocity).square().flatten(1).mean(1)
-        # where, not a product: a level that does not count may hold anything, a NaN too.
-        part = torch.where(mask[:, s], error, 0.0).mean()
+        # where, not a product, and before the square: a level that does not count may hold anything, a NaN too, and
+        # has no gradient.
+        counts = mask[:, s].view(-1, *[1] * (output.ndim - 1))
+        part = torch.where(counts, output - velocity, 0.0).square().flatten(1).mean(1).mean()
         part = part if weights is None else part * weights[s]
         total = part if total is None else total + part
     assert total is not None
@@ -132,8 +138,8 @@ def training_loss(
 
     `levels` of `laplacian_pyramid`, `times` and `mask` of `training_times`; `seed` draws the noise, as in `normal`.
     """
-    times = level_times("training_loss", times, levels[0].shape[0], len(levels), levels[0].device)
     noisy, velocities = noise_levels(levels, times, seed, mask=mask, stream=stream)
+    times = torch.as_tensor(times, dtype=torch.float64, device=noisy[0].device)
     return decomposable_loss(model(noisy, times, mask), velocities, mask)
 
 
@@ -192,12 +198,14 @@ def sampling_times(
 
 def stage_ends(times: Tensor) -> list[int]:
     """After how many steps each stage of a run is over: the next level's first step begins there."""
+    times = _run_times("stage_ends", times)
     starts = [int((times[:, s] < 1).to(torch.int8).argmax()) - 1 for s in range(times.shape[1])]
     return [*starts[1:], len(times) - 1]
 
 
 def times_table(times: Tensor) -> str:
     """A run's times as text: a line per step, levels that have not begun as dashes, stage ends marked."""
+    times = _run_times("times_table", times)
     ends = stage_ends(times)
     lines = ["step  " + "  ".join(f"level {s}" for s in range(times.shape[1]))]
     for i, row in enumerate(times.tolist()):
@@ -209,6 +217,7 @@ def times_table(times: Tensor) -> str:
 
 def plot_times(times: Tensor, axes=None):
     """A run's times over its steps, one line per level, on matplotlib axes (new ones by default); returns the axes."""
+    times = _run_times("plot_times", times)
     if axes is None:
         from matplotlib import pyplot
 
@@ -221,6 +230,46 @@ def plot_times(times: Tensor, axes=None):
     axes.set_ylabel("noise level t")
     axes.legend()
     return axes
+
+
+def training_times_table(times: Tensor, mask: Tensor) -> str:
+    """Drawn training times as text: how often each level lives, and the quartiles of its noise level where it does."""
+    mask = level_mask("training_times_table", mask, len(times), times.shape[-1], times.device)
+    lines = ["level  lives    t: 25 %  50 %  75 %"]
+    for s, (column, live) in enumerate(zip(times.T, mask.T, strict=True)):
+        share = f"{s:5d}  {live.double().mean():6.1%}"
+        if live.any():
+            quartiles = column[live].quantile(torch.tensor([0.25, 0.5, 0.75], dtype=times.dtype, device=times.device))
+            share += "   " + "  ".join(f"{q:.3f}" for q in quartiles.tolist())
+        lines.append(share)
+    return "\n".join(lines)
+
+
+def plot_training_times(times: Tensor, mask: Tensor, axes=None):
+    """Histograms of drawn training times, one per level where it lives, on matplotlib axes; returns the axes."""
+    mask = level_mask("plot_training_times", mask, len(times), times.shape[-1], times.device)
+    if axes is None:
+        from matplotlib import pyplot
+
+        axes = pyplot.subplots(figsize=(5, 3))[1]
+    for s, (column, live) in enumerate(zip(times.T, mask.T, strict=True)):
+        axes.hist(column[live].tolist(), bins=50, range=(0, 1), histtype="step", label=f"level {s}")
+    axes.set_xlabel("noise level t")
+    axes.set_ylabel(f"of {len(times)} samples")
+    axes.legend()
+    return axes
+
+
+def _run_times(op: str, times, levels: int | None = None) -> Tensor:
+    """Times of a run as float64 [steps + 1, L] on the CPU, from 1 to 0 and never rising."""
+    times = torch.as_tensor(times, dtype=torch.float64).cpu()
+    if times.ndim != 2 or times.shape[1] != (levels or times.shape[1]) or len(times) < 2:
+        shape = f"(steps + 1, {levels or 'levels'})"
+        raise ValueError(f"{op}: times must have the shape {shape}, got {tuple(times.shape)}")
+    falls = bool((times[1:] <= times[:-1]).all())
+    if not falls or bool((times[0] != 1).any()) or bool((times[-1] != 0).any()):
+        raise ValueError(f"{op}: times must begin at 1, never rise and end at 0, for every level; see sampling_times")
+    return times
 
 
 def initial_levels(
@@ -258,15 +307,12 @@ def sample(
 
     Raises
     ------
-    ValueError : times of another shape, not from 1 to 0 or rising, or a model's answer of other shapes.
+    ValueError, TypeError : levels that do not belong together, times of another shape, not from 1 to 0 or rising, an
+        unknown resample or basis, or a model's answer of other shapes.
     """
     op = "sample"
-    times = torch.as_tensor(times, dtype=torch.float64).cpu()
-    if times.ndim != 2 or times.shape[1] != len(levels) or len(times) < 2:
-        raise ValueError(f"{op}: times must have the shape (steps + 1, {len(levels)}), got {tuple(times.shape)}")
-    falls = bool((times[1:] <= times[:-1]).all())
-    if not falls or bool((times[0] != 1).any()) or bool((times[-1] != 0).any()):
-        raise ValueError(f"{op}: times must begin at 1, never rise and end at 0, for every level; see sampling_times")
+    check_pyramid(op, levels, resample, basis)
+    times = _run_times(op, times, len(levels))
     state, ends, batch = list(levels), stage_ends(times), levels[0].shape[0]
     for i, (now, after) in enumerate(pairwise(times)):
         live = after < 1

@@ -21,10 +21,14 @@ def pack_levels(levels: Sequence[Tensor], patches: Sequence[int], *, channels_fi
     """Levels [B, C, h_s, w_s] as tokens [B, N, sum(C p_s^2)], N = (h_s / p_s) (w_s / p_s) for every s.
 
     `channels_first`: a patch lies in a token as (C, p, p), as FLUX.1 packs it; else as (p, p, C), as Z-Image does.
-    Raises ValueError where a side is no multiple of its patch or grids differ.
+    Raises ValueError where a side is no multiple of its patch, grids differ or levels are not of one batch.
     """
     if len(levels) != len(patches):
         raise ValueError(f"pack_levels: patches must hold one number per level ({len(levels)}), got {tuple(patches)}")
+    if any(z.ndim != 4 or len(z) != len(levels[0]) for z in levels):
+        raise ValueError(
+            f"pack_levels: levels must be [B, C, h, w] of one batch, got {[tuple(z.shape) for z in levels]}"
+        )
     grids = [(*(side / p for side in z.shape[-2:]),) for z, p in zip(levels, patches, strict=True)]
     if any(grid != grids[0] for grid in grids) or any(side % 1 for side in grids[0]):
         raise ValueError(
@@ -71,6 +75,10 @@ class LevelEmbedding(nn.Module):
         self.levels = nn.ModuleList(_linears(features, [width] * len(features), first, zero=first is not None))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.shape[-1] != sum(self.features):
+            raise ValueError(
+                f"LevelEmbedding: tokens must hold the numbers of all levels, {self.features}, got {tokens.shape[-1]}"
+            )
         total = None
         for level, part in zip(self.levels, tokens.split(self.features, -1), strict=True):
             total = level(part) if total is None else total + level(part)
