@@ -204,6 +204,14 @@ VARIANTS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+# What is measured in one call of this file: a few minutes on a GPU, always beside the plain run.
+GROUPS = {
+    "progressive": ("progressive 0.01", "progressive 0.05", "progressive 0.1"),
+    "forecast": ("progressive 0.05", *(name for name in VARIANTS if "forecast" in name)),
+    "caches": ("forecast 14", "diffusers TaylorSeer", "diffusers FirstBlockCache"),
+}
+
+
 class OwnTime:
     """The time inside our ops of one run: between events on a GPU, by the clock on a CPU."""
 
@@ -257,27 +265,29 @@ def seconds_of(pipe: Any, call: dict, device: str) -> float:
     return time.perf_counter() - begun
 
 
-def measure(name: str, device: str, tiny: bool, repeats: int, results: Path) -> list[dict]:
+def measure(
+    name: str, device: str, tiny: bool, repeats: int, results: Path, variants: Sequence[str] = tuple(VARIANTS)
+) -> list[dict]:
     """One row per variant, each beside the plain runs around it."""
     subject = SUBJECTS[name]
     pipe, call = build(subject, device, tiny)
     parameters = sum(parameter.numel() for parameter in pipe.transformer.parameters())
     found, plain = [], None
-    for variant, apply in VARIANTS.items():
+    short = {**call, "num_inference_steps": min(8, call["num_inference_steps"])}
+    for variant in dict.fromkeys(("plain", *variants)):
         row: dict[str, Any] = {"suite": "e2e", "model": name, "variant": variant, "parameters": parameters}
         row |= {"tiny": tiny, "call": {k: v for k, v in call.items() if isinstance(v, int | float)}}
         try:
-            with apply(pipe) as handle:
-                seconds_of(pipe, call, device)  # the first run compiles kernels and fills caches
+            with VARIANTS[variant](pipe) as handle:
+                seconds_of(pipe, short, device)  # the first run compiles kernels and fills caches
                 if device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
-                samples = [seconds_of(pipe, call, device) for _ in range(repeats)]
+                with OwnTime(device) as own:
+                    samples = [seconds_of(pipe, call, device) for _ in range(repeats)]
                 row["seconds"] = statistics.median(samples)
+                row["own_share"] = own.seconds / sum(samples)
                 if device == "cuda":
                     row["peak_bytes"] = torch.cuda.max_memory_allocated()
-                with OwnTime(device) as own:
-                    total = seconds_of(pipe, call, device)
-                row["own_share"] = own.seconds / total
                 if handle is not None:
                     row["summary"] = str(handle.summary())
         except (ValueError, TypeError, AttributeError) as error:
@@ -311,6 +321,7 @@ def _line(row: dict) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.e2e", description="Denoising loops of full-size models.")
     parser.add_argument("--model", choices=SUBJECTS, action="append", help="default: all")
+    parser.add_argument("--group", choices=GROUPS, help="only these variants, and the plain run")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a few channels and small pictures, to rehearse")
     parser.add_argument("--repeats", type=int, default=1)
@@ -325,7 +336,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     diffusers.utils.logging.set_verbosity_error()
     failed = False
     for name in arguments.model or SUBJECTS:
-        found = measure(name, arguments.device, arguments.tiny, arguments.repeats, arguments.results)
+        variants = GROUPS[arguments.group] if arguments.group else VARIANTS
+        found = measure(name, arguments.device, arguments.tiny, arguments.repeats, arguments.results, tuple(variants))
         # Other people's caches may not know a model; ours must.
         failed |= any("error" in row for row in found if not row["variant"].startswith("diffusers"))
     return int(failed)

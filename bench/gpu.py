@@ -7,6 +7,7 @@ once more; rows are on disk as soon as they are measured. `--dry` rehearses ever
 
 import argparse
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -20,7 +21,9 @@ import torch
 from bench import rows, suites
 
 ROOT = Path(__file__).parents[1]
-E2E = ("flux", "klein", "zimage", "wan", "qwen")  # bench.e2e imports diffusers, this file must not
+# bench.e2e imports diffusers, this file must not.
+E2E = ("flux", "klein", "zimage", "wan", "qwen")
+E2E_GROUPS = ("forecast", "progressive", "caches")
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,11 @@ def pieces(dry: bool, results: Path) -> list[Piece]:
         found.append(Piece(f"measure {name}", measure, 300, needs=f"tests of {name}"))
     # Whole denoising loops of full-size models with random weights: the slowest, so the last. One is a rehearsal.
     tiny = ["--tiny", "--steps", "8"] if dry else []
-    loops = E2E if importlib.util.find_spec("diffusers") else ()
-    for name in loops[:1] if dry else loops:
-        loop = ["-m", "bench.e2e", "--model", name, "--device", "cpu" if dry else "cuda", "--results", str(results)]
-        found.append(Piece(f"loop {name}", [*loop, *tiny], 400, needs="gpu tests"))
+    loops = list(itertools.product(E2E, E2E_GROUPS)) if importlib.util.find_spec("diffusers") else []
+    for name, group in loops[: len(E2E_GROUPS)] if dry else loops:
+        loop = ["-m", "bench.e2e", "--model", name, "--group", group, "--device", "cpu" if dry else "cuda"]
+        piece = [*loop, "--results", str(results), *tiny]
+        found.append(Piece(f"loop {name} {group}", piece, 400, needs="gpu tests"))
     return found
 
 
