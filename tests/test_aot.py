@@ -48,7 +48,7 @@ def size_of(argument):
 
 
 def test_every_file_is_there_with_its_hash(compiled):
-    assert sorted(e["arch"] for _, e in entries(compiled)) == ["gfx942", "gfx942", "sm_90", "sm_90"]
+    assert sorted(e["arch"] for _, e in entries(compiled)) == ["gfx942"] * 3 + ["sm_90"] * 3
     for folder, entry in entries(compiled):
         assert set(entry["files"]) == ({"cubin", "ptx"} if entry["arch"] == "sm_90" else {"hsaco"})
         for stage, file in entry["files"].items():
@@ -73,17 +73,30 @@ def test_the_arguments_are_those_of_the_compiled_function(compiled):
 
 
 def test_all_classes_name_every_argument():
-    from importlib import import_module
-
     for arch in aot.ARCHES:
         names = [kernel.name for kernel in aot.kernels(arch)]
         assert len(set(names)) == len(names)
         for kernel in aot.kernels(arch):
-            function = getattr(import_module(kernel.module), kernel.function)
-            given = [*kernel.signature, *kernel.constants]
-            assert sorted(given) == sorted(
-                getattr(function, "arg_names", None) or function.fn.__code__.co_varnames[: len(given)]
-            )
+            assert sorted([*kernel.signature, *kernel.constants]) == sorted(aot.argument_names(kernel))
+            assert set(kernel.aligned) <= set(kernel.signature)
+
+
+def test_files_do_not_depend_on_where_the_package_lies(compiled):
+    for folder, entry in entries(compiled):
+        for file in entry["files"].values():
+            assert str(ROOT).encode() not in (folder / file["path"]).read_bytes()
+
+
+def test_the_image_holds_the_cubins_and_no_other_code(compiled):
+    for folder, manifest in compiled.values():
+        content = (folder / aot.IMAGE).read_bytes()
+        assert content.startswith(aot.IMAGE_MAGIC)
+        codes = {arch: [] for arch in ("sm_90", "gfx942")}
+        for entry in manifest["kernels"]:
+            stage = "cubin" if entry["arch"] == "sm_90" else "hsaco"
+            codes[entry["arch"]].append((folder / entry["files"][stage]["path"]).read_bytes())
+        assert all(code in content for code in codes["sm_90"])
+        assert not any(code in content for code in codes["gfx942"])
 
 
 @pytest.mark.parametrize(

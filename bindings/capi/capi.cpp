@@ -3,9 +3,7 @@
 #include <cmath>
 #include <initializer_list>
 #include <memory>
-#include <new>
 #include <optional>
-#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -19,39 +17,16 @@
 
 struct sk_plan {
     sk_operation operation;
+    sk::Grids grids;
     sk::Mode mode;
-    int64_t coarse[2], fine[2];
     int threads;
     const sk::Isa* isa;
     std::optional<sk::Table> first[2], second[2];
-
-    double ratio() const {
-        const auto area = [](const int64_t(&size)[2]) { return static_cast<double>(size[0] * size[1]); };
-        return std::sqrt(area(fine) / area(coarse));
-    }
 };
 
 namespace {
 
 using namespace sk;
-
-#define SK_TRY(call)                                              \
-    if (const sk_status status_ = (call); status_ != SK_OK) {     \
-        return status_;                                           \
-    }
-
-template <class F>
-sk_status guarded(F&& body) noexcept {
-    try {
-        return body();
-    } catch (const std::bad_alloc&) {
-        return SK_OUT_OF_MEMORY;
-    } catch (const std::length_error&) {
-        return SK_OUT_OF_MEMORY;
-    } catch (...) {
-        return SK_INTERNAL;
-    }
-}
 
 int threads_of(int32_t asked) {
     if (asked > 0) return asked < 1024 ? asked : 1024;
@@ -65,14 +40,6 @@ sk_status usable(const sk_plan* plan, std::initializer_list<sk_operation> operat
         if (plan->operation == operation) return SK_OK;
     }
     return SK_WRONG_PLAN;
-}
-
-// An input or output of a plan: its dtype and plane size, and the batch of `like` when there is one.
-sk_status fits(const sk_plan& plan, const Planes& p, const int64_t (&size)[2], const Planes* like) {
-    if ((p.dtype == Dtype::f64) != (plan.mode == Mode::f64)) return SK_WRONG_DTYPE;
-    if (p.rows != size[0] || p.columns != size[1]) return SK_WRONG_SHAPE;
-    if (like && (p.samples != like->samples || p.inner != like->inner)) return SK_WRONG_SHAPE;
-    return SK_OK;
 }
 
 Job job_of(const sk_plan& plan) {
@@ -91,11 +58,7 @@ sk_status run(const sk_plan& plan, const Job& job) {
 // y = alpha times the first term.
 sk_status single_term(const sk_plan* plan, const sk_array* x, const sk_array* y, double alpha, bool down) {
     Job job = job_of(*plan);
-    SK_TRY(checked(y, true, job.out));
-    SK_TRY(checked(x, false, job.x));
-    SK_TRY(fits(*plan, job.x, plan->fine, nullptr));
-    SK_TRY(fits(*plan, job.out, down ? plan->coarse : plan->fine, &job.x));
-    SK_TRY(apart(job.out, job.x));
+    SK_TRY(checked_single(plan->grids, x, y, down, job));
     const double weights[3] = {alpha, 0, 0};
     job.weights = weights;
     return run(*plan, job);
@@ -124,6 +87,12 @@ const char* sk_status_string(int32_t status) {
         case SK_BAD_SEED: return "seeds must be 0 <= seed < 2^63, also seed + sample; one of it or one per sample";
         case SK_NO_NOISE: return "t > 0 needs noise, either from seeds or from an array";
         case SK_OUT_OF_MEMORY: return "out of memory";
+        case SK_NO_DRIVER: return "there is no CUDA driver (libcuda.so.1), or no GPU, on this machine";
+        case SK_NO_CONTEXT: return "this thread has no CUDA context; make one current, for instance by cudaFree(0)";
+        case SK_BAD_IMAGE: return "not an image that spectral_kernels.aot of this version wrote, or none is embedded";
+        case SK_WRONG_GPU: return "no kernel of the image was compiled for this GPU";
+        case SK_NO_KERNEL: return "no kernel of the image takes this dtype, size, patch or precision";
+        case SK_DRIVER_ERROR: return "a call of the CUDA driver failed; sk_gpu_driver_result() says with which CUresult";
         case SK_INTERNAL: return "a defect of the library";
     }
     return "no status of this library";
@@ -163,31 +132,19 @@ sk_noise sk_default_noise(void) {
 sk_status sk_plan_create(sk_plan** out, const sk_plan_options* options) {
     if (!out) return SK_NULL_POINTER;
     *out = nullptr;
-    if (!options) return SK_NULL_POINTER;
-    if (options->struct_size != static_cast<int64_t>(sizeof(sk_plan_options))) return SK_BAD_STRUCT;
-    if (options->operation < SK_EXPAND || options->operation > SK_LIFT || options->basis < SK_DCT || options->basis > SK_FFT ||
-        options->dtype < SK_FLOAT32 || options->dtype > SK_FLOAT64 || options->precision < SK_EXACT ||
-        options->precision > SK_FAST) {
-        return SK_UNKNOWN_ENUM;
-    }
-    const bool square = options->operation == SK_ANALYSIS || options->operation == SK_SYNTHESIS;
-    for (int axis = 0; axis < 2; ++axis) {
-        const int64_t fine = options->fine[axis], coarse = square ? fine : options->coarse[axis];
-        if (coarse < 1 || fine < coarse || fine > SK_MAX_SIDE) return SK_BAD_SIZE;
-    }
-    if (options->threads < 0) return SK_BAD_SIZE;
+    Grids grids;
+    SK_TRY(checked_options(options, grids));
     return guarded([&] {
         auto plan = std::make_unique<sk_plan>();
         plan->operation = static_cast<sk_operation>(options->operation);
+        plan->grids = grids;
         plan->mode = options->dtype == SK_FLOAT64 ? Mode::f64 : options->precision == SK_FAST ? Mode::f32 : Mode::exact;
         plan->threads = threads_of(options->threads);
         plan->isa = &best_isa();
         static constexpr Kind first[] = {Kind::up, Kind::down, Kind::analysis, Kind::synthesis, Kind::up};
         for (int axis = 0; axis < 2; ++axis) {
-            const int64_t fine = plan->fine[axis] = options->fine[axis];
-            const int64_t coarse = plan->coarse[axis] = square ? fine : options->coarse[axis];
             const auto build = [&](Kind kind, std::optional<Table>& table) {
-                const Values values = table_values(static_cast<Basis>(options->basis), kind, fine, coarse);
+                const Values values = table_values(static_cast<Basis>(options->basis), kind, grids.fine[axis], grids.coarse[axis]);
                 table.emplace(plan->mode, values.m, values.K, values.data.data());
             };
             build(first[plan->operation], plan->first[axis]);
@@ -206,40 +163,8 @@ sk_status sk_expand(const sk_plan* plan, const sk_array* x, const double* t, int
     SK_TRY(usable(plan, {SK_EXPAND}));
     return guarded([&]() -> sk_status {
         Job job = job_of(*plan);
-        SK_TRY(checked(y, true, job.out));
-        SK_TRY(checked(x, false, job.x));
-        SK_TRY(fits(*plan, job.x, plan->coarse, nullptr));
-        SK_TRY(fits(*plan, job.out, plan->fine, &job.x));
-        SK_TRY(apart(job.out, job.x));
-        const int64_t samples = job.out.samples;
-        SK_TRY(checked_times(t, t_count, samples, true));
-        bool needed = false;
-        for (int64_t b = 0; b < t_count; ++b) needed = needed || t[b] > 0;
-        std::vector<int64_t> seeds;
-        if (noise) {
-            if (noise->struct_size != static_cast<int64_t>(sizeof(sk_noise))) return SK_BAD_STRUCT;
-            if (noise->values && noise->seeds) return SK_NO_NOISE;
-            if (noise->values) {
-                SK_TRY(checked(noise->values, false, job.other));
-                SK_TRY(fits(*plan, job.other, plan->fine, &job.out));
-                SK_TRY(apart(job.out, job.other));
-                job.has_other = true;
-            } else if (noise->seeds) {
-                SK_TRY(checked_seeds(noise->seeds, noise->seed_count, samples));
-                if (noise->seed_count == 1) {
-                    job.base_seed = noise->seeds[0];
-                } else {
-                    job.seeds = noise->seeds;
-                }
-                job.stream = noise->stream;
-            }
-        }
-        const bool given = noise && (noise->values || noise->seeds);
-        if (needed && !given) return SK_NO_NOISE;
-        job.has_second = needed;
-        job.corner_rows = plan->coarse[0];
-        job.corner_columns = plan->coarse[1];
-        const double ratio = plan->ratio();
+        SK_TRY(checked_expand(plan->grids, x, t, t_count, noise, y, job));
+        const double ratio = plan->grids.ratio();
         std::vector<double> weights(3 * t_count);
         for (int64_t b = 0; b < t_count; ++b) {
             const double divisor = 1.0 + (ratio - 1.0) * t[b];
@@ -249,16 +174,14 @@ sk_status sk_expand(const sk_plan* plan, const sk_array* x, const double* t, int
         job.weights = weights.data();
         job.weight_stride = t_count == 1 ? 0 : 3;
         SK_TRY(run(*plan, job));
-        for (int64_t b = 0; aligned && b < t_count; ++b) {
-            aligned[b] = align ? ratio * t[b] / (1.0 + (ratio - 1.0) * t[b]) : t[b];
-        }
+        sk::align(plan->grids, t, t_count, align, aligned);
         return SK_OK;
     });
 }
 
 sk_status sk_truncate(const sk_plan* plan, const sk_array* x, int32_t normalize, const sk_array* y) {
     SK_TRY(usable(plan, {SK_TRUNCATE}));
-    return guarded([&] { return single_term(plan, x, y, normalize ? 1.0 / plan->ratio() : 1.0, true); });
+    return guarded([&] { return single_term(plan, x, y, normalize ? 1.0 / plan->grids.ratio() : 1.0, true); });
 }
 
 sk_status sk_transform(const sk_plan* plan, const sk_array* x, const sk_array* y) {
@@ -270,17 +193,8 @@ sk_status sk_lift(const sk_plan* plan, const sk_array* z, const sk_array* v, con
     SK_TRY(usable(plan, {SK_LIFT}));
     return guarded([&]() -> sk_status {
         Job job = job_of(*plan);
-        SK_TRY(checked(y, true, job.out));
-        SK_TRY(checked(z, false, job.other));
-        SK_TRY(checked(v, false, job.x));
-        SK_TRY(fits(*plan, job.out, plan->fine, nullptr));
-        SK_TRY(fits(*plan, job.other, plan->fine, &job.out));
-        SK_TRY(fits(*plan, job.x, plan->coarse, &job.out));
-        SK_TRY(apart(job.out, job.other));
-        SK_TRY(apart(job.out, job.x));
-        SK_TRY(checked_times(t, t_count, job.out.samples, false));
-        job.has_other = job.has_second = true;
-        const double ratio = plan->ratio();
+        SK_TRY(checked_lift(plan->grids, z, v, t, t_count, y, job));
+        const double ratio = plan->grids.ratio();
         std::vector<double> weights(3 * t_count);
         for (int64_t b = 0; b < t_count; ++b) {
             const double divisor = 1.0 + (ratio - 1.0) * t[b], gamma = 1.0 / (ratio * t[b] / divisor);
@@ -296,10 +210,8 @@ sk_status sk_lift(const sk_plan* plan, const sk_array* z, const sk_array* v, con
 
 sk_status sk_normal(const sk_array* y, const int64_t* seeds, int64_t seed_count, uint32_t stream, int32_t threads) {
     Planes out;
-    SK_TRY(checked(y, true, out));
-    if (y->patch != 1) return SK_BAD_PATCH;
-    if (y->columns > INT64_C(1) << 32 || y->rows > INT64_C(1) << 34 || y->planes > INT64_C(1) << 32 || threads < 0) return SK_BAD_SIZE;
-    SK_TRY(checked_seeds(seeds, seed_count, out.samples));
+    SK_TRY(checked_normal(y, seeds, seed_count, out));
+    if (threads < 0) return SK_BAD_SIZE;
     return guarded([&] {
         Noise noise;
         noise.data = out.data;
@@ -319,25 +231,10 @@ sk_status sk_normal(const sk_array* y, const int64_t* seeds, int64_t seed_count,
 
 sk_status sk_forecast(const void* const* features, int64_t count, const float* weights, int64_t targets, int64_t size,
                       int32_t dtype, void* out, int32_t threads) {
-    if (!features || !weights) return SK_NULL_POINTER;
-    if (dtype < SK_FLOAT32 || dtype > SK_FLOAT64) return SK_UNKNOWN_ENUM;
-    if (dtype == SK_FLOAT64) return SK_WRONG_DTYPE;
-    if (count < 1 || targets < 0 || size < 0 || threads < 0) return SK_BAD_SIZE;
+    SK_TRY(checked_forecast(features, count, weights, targets, size, dtype, out));
+    if (threads < 0) return SK_BAD_SIZE;
     if (size == 0 || targets == 0) return SK_OK;
-    // One run of `size` elements as the array it is: the same checks of size, alignment and overlap as everywhere.
-    const auto run_of = [&](const void* data, int64_t rows) {
-        return sk_contiguous(const_cast<void*>(data), dtype, 1, 1, rows, size);
-    };
-    Planes written;
-    const sk_array target = run_of(out, targets);
-    SK_TRY(checked(&target, true, written));
     return guarded([&]() -> sk_status {
-        for (int64_t k = 0; k < count; ++k) {
-            Planes read;
-            const sk_array feature = run_of(features[k], 1);
-            SK_TRY(checked(&feature, false, read));
-            SK_TRY(apart(written, read));
-        }
         const std::vector<Dtype> dtypes(count, static_cast<Dtype>(dtype));
         Forecast job;
         job.features = features;

@@ -51,7 +51,20 @@ bool injective(const Planes& p) {
 
 bool empty(const Planes& p) { return p.samples == 0 || p.inner == 0; }
 
+// An input or output of a plan: its dtype and plane size, and the batch of `like` when there is one.
+sk_status fits(const Grids& grids, const Planes& p, const int64_t (&size)[2], const Planes* like) {
+    if ((p.dtype == Dtype::f64) != grids.f64) return SK_WRONG_DTYPE;
+    if (p.rows != size[0] || p.columns != size[1]) return SK_WRONG_SHAPE;
+    if (like && (p.samples != like->samples || p.inner != like->inner)) return SK_WRONG_SHAPE;
+    return SK_OK;
+}
+
 }  // namespace
+
+double Grids::ratio() const {
+    const auto area = [](const int64_t(&size)[2]) { return static_cast<double>(size[0] * size[1]); };
+    return std::sqrt(area(fine) / area(coarse));
+}
 
 sk_status checked(const sk_array* array, bool output, Planes& p) {
     if (!array) return SK_NULL_POINTER;
@@ -113,6 +126,120 @@ sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples) {
     }
     if (count == 1 && samples > 0 && seeds[0] > INT64_MAX - (samples - 1)) return SK_BAD_SEED;
     return SK_OK;
+}
+
+sk_status checked_options(const sk_plan_options* options, Grids& grids) {
+    if (!options) return SK_NULL_POINTER;
+    if (options->struct_size != static_cast<int64_t>(sizeof(sk_plan_options))) return SK_BAD_STRUCT;
+    if (options->operation < SK_EXPAND || options->operation > SK_LIFT || options->basis < SK_DCT || options->basis > SK_FFT ||
+        options->dtype < SK_FLOAT32 || options->dtype > SK_FLOAT64 || options->precision < SK_EXACT ||
+        options->precision > SK_FAST) {
+        return SK_UNKNOWN_ENUM;
+    }
+    const bool square = options->operation == SK_ANALYSIS || options->operation == SK_SYNTHESIS;
+    for (int axis = 0; axis < 2; ++axis) {
+        grids.fine[axis] = options->fine[axis];
+        grids.coarse[axis] = square ? options->fine[axis] : options->coarse[axis];
+        if (grids.coarse[axis] < 1 || grids.fine[axis] < grids.coarse[axis] || grids.fine[axis] > SK_MAX_SIDE) return SK_BAD_SIZE;
+    }
+    grids.f64 = options->dtype == SK_FLOAT64;
+    return options->threads < 0 ? SK_BAD_SIZE : SK_OK;
+}
+
+sk_status checked_expand(const Grids& grids, const sk_array* x, const double* t, int64_t t_count, const sk_noise* noise,
+                         const sk_array* y, Job& job) {
+    SK_TRY(checked(y, true, job.out));
+    SK_TRY(checked(x, false, job.x));
+    SK_TRY(fits(grids, job.x, grids.coarse, nullptr));
+    SK_TRY(fits(grids, job.out, grids.fine, &job.x));
+    SK_TRY(apart(job.out, job.x));
+    const int64_t samples = job.out.samples;
+    SK_TRY(checked_times(t, t_count, samples, true));
+    bool needed = false;
+    for (int64_t b = 0; b < t_count; ++b) needed = needed || t[b] > 0;
+    if (noise) {
+        if (noise->struct_size != static_cast<int64_t>(sizeof(sk_noise))) return SK_BAD_STRUCT;
+        if (noise->values && noise->seeds) return SK_NO_NOISE;
+        if (noise->values) {
+            SK_TRY(checked(noise->values, false, job.other));
+            SK_TRY(fits(grids, job.other, grids.fine, &job.out));
+            SK_TRY(apart(job.out, job.other));
+            job.has_other = true;
+        } else if (noise->seeds) {
+            SK_TRY(checked_seeds(noise->seeds, noise->seed_count, samples));
+            if (noise->seed_count == 1) {
+                job.base_seed = noise->seeds[0];
+            } else {
+                job.seeds = noise->seeds;
+            }
+            job.stream = noise->stream;
+        }
+    }
+    const bool given = noise && (noise->values || noise->seeds);
+    if (needed && !given) return SK_NO_NOISE;
+    job.has_second = needed;
+    job.corner_rows = grids.coarse[0];
+    job.corner_columns = grids.coarse[1];
+    return SK_OK;
+}
+
+sk_status checked_single(const Grids& grids, const sk_array* x, const sk_array* y, bool down, Job& job) {
+    SK_TRY(checked(y, true, job.out));
+    SK_TRY(checked(x, false, job.x));
+    SK_TRY(fits(grids, job.x, grids.fine, nullptr));
+    SK_TRY(fits(grids, job.out, down ? grids.coarse : grids.fine, &job.x));
+    return apart(job.out, job.x);
+}
+
+sk_status checked_lift(const Grids& grids, const sk_array* z, const sk_array* v, const double* t, int64_t t_count,
+                       const sk_array* y, Job& job) {
+    SK_TRY(checked(y, true, job.out));
+    SK_TRY(checked(z, false, job.other));
+    SK_TRY(checked(v, false, job.x));
+    SK_TRY(fits(grids, job.out, grids.fine, nullptr));
+    SK_TRY(fits(grids, job.other, grids.fine, &job.out));
+    SK_TRY(fits(grids, job.x, grids.coarse, &job.out));
+    SK_TRY(apart(job.out, job.other));
+    SK_TRY(apart(job.out, job.x));
+    job.has_other = job.has_second = true;
+    return checked_times(t, t_count, job.out.samples, false);
+}
+
+sk_status checked_normal(const sk_array* y, const int64_t* seeds, int64_t seed_count, Planes& out) {
+    SK_TRY(checked(y, true, out));
+    if (y->patch != 1) return SK_BAD_PATCH;
+    if (y->columns > INT64_C(1) << 32 || y->rows > INT64_C(1) << 34 || y->planes > INT64_C(1) << 32) return SK_BAD_SIZE;
+    return checked_seeds(seeds, seed_count, out.samples);
+}
+
+sk_status checked_forecast(const void* const* features, int64_t count, const float* weights, int64_t targets, int64_t size,
+                           int32_t dtype, void* out) {
+    if (!features || !weights) return SK_NULL_POINTER;
+    if (dtype < SK_FLOAT32 || dtype > SK_FLOAT64) return SK_UNKNOWN_ENUM;
+    if (dtype == SK_FLOAT64) return SK_WRONG_DTYPE;
+    if (count < 1 || targets < 0 || size < 0) return SK_BAD_SIZE;
+    if (size == 0 || targets == 0) return SK_OK;
+    // One run of `size` elements as the array it is: the same checks of size, alignment and overlap as everywhere.
+    const auto run_of = [&](const void* data, int64_t rows) {
+        return sk_contiguous(const_cast<void*>(data), dtype, 1, 1, rows, size);
+    };
+    Planes written;
+    const sk_array target = run_of(out, targets);
+    SK_TRY(checked(&target, true, written));
+    for (int64_t k = 0; k < count; ++k) {
+        Planes read;
+        const sk_array feature = run_of(features[k], 1);
+        SK_TRY(checked(&feature, false, read));
+        SK_TRY(apart(written, read));
+    }
+    return SK_OK;
+}
+
+void align(const Grids& grids, const double* t, int64_t t_count, bool aligns, double* aligned) {
+    const double ratio = grids.ratio();
+    for (int64_t b = 0; aligned && b < t_count; ++b) {
+        aligned[b] = aligns ? ratio * t[b] / (1.0 + (ratio - 1.0) * t[b]) : t[b];
+    }
 }
 
 }  // namespace sk

@@ -2,10 +2,32 @@
 // What the C functions ask of their arguments, as statuses; nothing here touches the memory of an array.
 #pragma once
 
+#include <new>
+#include <stdexcept>
+
 #include "job.hpp"
 #include "spectral_kernels.h"
 
+#define SK_TRY(call)                                              \
+    if (const sk_status status_ = (call); status_ != SK_OK) {     \
+        return status_;                                           \
+    }
+
 namespace sk {
+
+// The body of a C function: no exception crosses.
+template <class F>
+sk_status guarded(F&& body) noexcept {
+    try {
+        return body();
+    } catch (const std::bad_alloc&) {
+        return SK_OUT_OF_MEMORY;
+    } catch (const std::length_error&) {
+        return SK_OUT_OF_MEMORY;
+    } catch (...) {
+        return SK_INTERNAL;
+    }
+}
 
 // Everything about one array that does not depend on others; fills `planes`.
 sk_status checked(const sk_array* array, bool output, Planes& planes);
@@ -16,5 +38,30 @@ sk_status apart(const Planes& output, const Planes& input);
 sk_status checked_times(const double* t, int64_t count, int64_t samples, bool zero_allowed);
 
 sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples);
+
+// What a plan is made for, on a CPU or a GPU.
+struct Grids {
+    int64_t coarse[2] = {}, fine[2] = {};
+    bool f64 = false;
+    double ratio() const;
+};
+
+sk_status checked_options(const sk_plan_options* options, Grids& grids);
+
+// The arrays of one call against a plan and against each other; they fill all of a job but tables and weights.
+sk_status checked_expand(const Grids& grids, const sk_array* x, const double* t, int64_t t_count, const sk_noise* noise,
+                         const sk_array* y, Job& job);
+sk_status checked_single(const Grids& grids, const sk_array* x, const sk_array* y, bool down, Job& job);
+sk_status checked_lift(const Grids& grids, const sk_array* z, const sk_array* v, const double* t, int64_t t_count,
+                       const sk_array* y, Job& job);
+
+sk_status checked_normal(const sk_array* y, const int64_t* seeds, int64_t seed_count, Planes& out);
+
+// The features and the target of a forecast; nothing to do is SK_OK, and so is a target that lies nowhere.
+sk_status checked_forecast(const void* const* features, int64_t count, const float* weights, int64_t targets, int64_t size,
+                           int32_t dtype, void* out);
+
+// Aligned times: r t / (1 + (r - 1) t), or t itself.
+void align(const Grids& grids, const double* t, int64_t t_count, bool aligns, double* aligned);
 
 }  // namespace sk

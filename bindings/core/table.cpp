@@ -225,20 +225,24 @@ std::vector<Door> doors(const std::vector<Butterfly>& ops, std::size_t first, st
 
 }  // namespace
 
+void split_table(int64_t K, std::vector<double>& high, std::vector<double>& low) {
+    double largest = 0;
+    for (const double v : high) largest = std::max(largest, std::fabs(v));
+    const double shift = std::ldexp(1.5 * grid_above(largest), 52 - bits_for(K));
+    const double finer = std::ldexp(shift, -bits_for(K));
+    for (std::size_t i = 0; i < high.size(); ++i) {
+        const double value = high[i];
+        high[i] = (value + shift) - shift;
+        low[i] = ((value - high[i]) + finer) - finer;
+    }
+}
+
 Table::Table(Mode mode, int64_t m, int64_t K, const double* values) {
     const std::size_t count = static_cast<std::size_t>(m) * K;
     std::vector<double> high(values, values + count), low(count, 0.0);
     view.mode = mode;
     if (mode == Mode::exact) {
-        double largest = 0;
-        for (const double v : high) largest = std::max(largest, std::fabs(v));
-        const double shift = std::ldexp(1.5 * grid_above(largest), 52 - bits_for(K));
-        const double finer = std::ldexp(shift, -bits_for(K));
-        for (std::size_t i = 0; i < count; ++i) {
-            const double value = high[i];
-            high[i] = (value + shift) - shift;
-            low[i] = ((value - high[i]) + finer) - finer;
-        }
+        split_table(K, high, low);
     } else if (mode == Mode::f32) {
         for (double& v : high) v = static_cast<float>(v);
     }

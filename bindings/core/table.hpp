@@ -28,6 +28,9 @@ struct Aligned {
     std::size_t size = 0;
 };
 
+// Splits a table whose rows have K entries, given in `high`, into two slices that fit float32; `low` has its size.
+void split_table(int64_t K, std::vector<double>& high, std::vector<double>& low);
+
 // A table, folded (see Folded) and packed. Immutable once built.
 struct Table {
     // `values` is [m, K] row by row. Exact: split here into two slices, or taken from `slices` [2, m, K].

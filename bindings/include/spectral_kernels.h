@@ -62,7 +62,14 @@ typedef enum sk_status {
     SK_BAD_SEED = 12,      /* a negative seed, seed + samples beyond 2^63, or neither one seed nor one per sample */
     SK_NO_NOISE = 13,      /* noise is needed where t > 0, from seeds or from an array, not both */
     SK_OUT_OF_MEMORY = 14, /* an allocation failed */
-    SK_INTERNAL = 15       /* a defect of the library: please report it */
+    SK_INTERNAL = 15,      /* a defect of the library: please report it */
+    /* From spectral_kernels_gpu.h only. */
+    SK_NO_DRIVER = 32,   /* no CUDA driver, or no GPU, on this machine */
+    SK_NO_CONTEXT = 33,  /* the thread has no current CUDA context */
+    SK_BAD_IMAGE = 34,   /* not an image of kernels that this version reads, or none is embedded */
+    SK_WRONG_GPU = 35,   /* no kernel of the image was compiled for this GPU */
+    SK_NO_KERNEL = 36,   /* no kernel of the image takes this dtype, size, patch or precision */
+    SK_DRIVER_ERROR = 37 /* a call of the CUDA driver failed: sk_gpu_driver_result() */
 } sk_status;
 
 typedef enum sk_dtype { SK_FLOAT32 = 0, SK_FLOAT16 = 1, SK_BFLOAT16 = 2, SK_FLOAT64 = 3 } sk_dtype;

@@ -3,6 +3,7 @@
 #ifndef SK_TEST_EXPECT_H
 #define SK_TEST_EXPECT_H
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
