@@ -159,6 +159,7 @@ def _product(arch: str, dtype: str, operation: str, side: int) -> Kernel:
 def compile_one(kernel: Kernel, arch: str, folder: Path) -> dict:
     """Compile a kernel, write its files, and return its entry of the manifest."""
     import triton
+    from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -172,9 +173,9 @@ def compile_one(kernel: Kernel, arch: str, folder: Path) -> dict:
     }
     target = GPUTarget("cuda", int(arch[3:]), 32) if arch.startswith("sm_") else GPUTarget("hip", arch, 64)
     options = {"num_warps": kernel.warps, "num_stages": 1, "enable_fp_fusion": False}
-    with triton.knobs.compilation.scope():
+    with knobs.compilation.scope():
         # Line tables are three quarters of a cubin, and name the folder this package happens to lie in.
-        triton.knobs.compilation.disable_line_info = True
+        knobs.compilation.disable_line_info = True
         made = triton.compile(ASTSource(function, types, kernel.constants, aligned), target=target, options=options)
     files = {}
     for stage in ("cubin", "ptx") if arch.startswith("sm_") else ("hsaco",):
