@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from spectral_kernels import arguments, bases, wavelets
+from spectral_kernels.dispatch.product import Product
 from spectral_kernels.dispatch.sharded import plane_product
 from spectral_kernels.layouts import Layout, resized
 from spectral_kernels.noise import seeds_for
@@ -261,10 +262,11 @@ def spectral_lift(
     _like(op, "z", z, v, expected)
     samples = arguments.samples_of(v)
     time, times = arguments.times(op, t, samples, v.device, zero=False)
-    return plane_product(
-        op, v, z, None, times, None, _scalar(time, times), "up", "lowpass", basis, list(fine), list(coarse), name,
-        "lift" if align else "hold", "", arguments.precision(op, precision), 0,
+    product = Product(
+        "up", "lowpass", basis, fine, coarse, name, "lift" if align else "hold",
+        precision=arguments.precision(op, precision),
     )  # fmt: skip
+    return plane_product(op, product, v, z, times=times, t=_scalar(time, times))
 
 
 def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision) -> Expanded:
@@ -281,11 +283,11 @@ def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision)
     base_seed, seeds = (None, None) if seed is None else seeds_for(op, seed, samples, x.device)
     if noise is not None:
         _like(op, "noise", noise, x, resized(x.shape, name, fine))
-    y = plane_product(
-        op, x, noise, seeds, times, base_seed, _scalar(time, times), "up",
-        "" if seed is None and noise is None else "synthesis", basis, list(fine), list(coarse), name,
-        "expand" if align else "fill", "", arguments.precision(op, precision), 0,
+    product = Product(
+        "up", "" if seed is None and noise is None else "synthesis", basis, fine, coarse, name,
+        "expand" if align else "fill", precision=arguments.precision(op, precision),
     )  # fmt: skip
+    y = plane_product(op, product, x, noise, seeds, times, base_seed, t=_scalar(time, times))
     original: Any = times if time is None else time
     if not align:
         return Expanded(y, original)
@@ -301,10 +303,11 @@ def _truncate(op, basis, x, scale, size, normalize, t, layout, precision) -> Ten
     time, times = arguments.times(op, t, arguments.samples_of(x), x.device)
     if not normalize and time != 0:
         raise ValueError(f"{op}: t = {t} sets the factor of normalize=True, got normalize=False; leave one of them out")
-    return plane_product(
-        op, x, None, None, times, None, _scalar(time, times), "down", "", basis, list(fine), list(coarse), name,
-        "truncate" if normalize else "one", "", arguments.precision(op, precision), 0,
+    product = Product(
+        "down", "", basis, fine, coarse, name, "truncate" if normalize else "one",
+        precision=arguments.precision(op, precision),
     )  # fmt: skip
+    return plane_product(op, product, x, times=times, t=_scalar(time, times))
 
 
 def _levels(op: str, basis: str, fine: tuple[int, int], coarse: tuple[int, int]) -> None:

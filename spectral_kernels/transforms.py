@@ -4,6 +4,7 @@
 from torch import Tensor
 
 from spectral_kernels import arguments, wavelets
+from spectral_kernels.dispatch.product import Product
 from spectral_kernels.dispatch.sharded import plane_product
 
 
@@ -81,8 +82,6 @@ def _transform(
     if halves and (size[0] % 2 or size[1] % 2):
         raise ValueError(f"{op}: both sides must be even, got {size}; pad x, or use dctn, which takes any size")
     coarse = (size[0] // 2, size[1] // 2) if halves else coarse or size
-    y = plane_product(
-        op, moved, None, None, None, None, 0.0, kind, "", basis, list(size), list(coarse), name, "one", "",
-        arguments.precision(op, precision), 0,
-    )  # fmt: skip
+    product = Product(kind, "", basis, size, coarse, name, precision=arguments.precision(op, precision))
+    y = plane_product(op, product, moved, t=0.0)
     return y if moved is x else y.movedim((-2, -1), dims)

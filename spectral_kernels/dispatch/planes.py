@@ -8,6 +8,8 @@ drawn from a seed; with N = synthesis, E is zero in the coarse corner. reference
 The weights follow from the coarse time t and the ratio r by a named formula.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from spectral_kernels import bases, exact, layouts
 from spectral_kernels import dispatch as backends
 from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import haar
-from spectral_kernels.dispatch.product import Product, canonical, flat, weights
+from spectral_kernels.dispatch.product import Operands, Product, canonical, flat, weights
 
 
 @torch.library.custom_op("spectral_kernels::plane_product", mutates_args=())
@@ -38,38 +40,45 @@ def plane_product(
     stream: int,
 ) -> Tensor:
     """One plane product in one layout; the coarse time is `t`, or float64 `times` [B], one per sample."""
-    product = Product(kind, second, basis, (fine[0], fine[1]), (coarse[0], coarse[1]), formula, part, precision, stream)
-    out = x.new_empty(_out_shape(x, kind, fine, coarse, layout))
+    sizes = (fine[0], fine[1]), (coarse[0], coarse[1])
+    product = Product(kind, second, basis, *sizes, layout, formula, part, precision, stream)
+    out = x.new_empty(layouts.resized(x.shape, layout, product.result))
     if out.numel() == 0:
         return out
-    source = layouts.view(x, layout, coarse if kind == "up" else fine)
-    target = layouts.view(out, layout, coarse if kind == "down" else fine)
-    added = None if other is None else layouts.view(other, layout, fine)
+    operands = Operands(
+        layouts.view(out, layout, product.result),
+        layouts.view(x, layout, coarse if kind == "up" else fine),
+        None if other is None else layouts.view(other, layout, fine),
+        seeds,
+        times,
+        base_seed,
+        t,
+    )
     chosen = backends.choose(x)
-    if product.local:
-        haar.run(chosen, product, target, source, added, seeds, times, base_seed, t)
-    elif chosen == "triton":
-        from spectral_kernels.kernels.planes import launch
+    if chosen == "triton":
+        from spectral_kernels.kernels import haar as on_blocks
+        from spectral_kernels.kernels import planes as by_tables
 
-        launch(product, target, source, added, seeds, times, base_seed, t)
-    elif chosen == "native":
-        _native(product, target, source, added, seeds, times, base_seed, t)
+        (on_blocks if product.local else by_tables).launch(product, operands)
+    elif chosen == "native" and haar.in_core(product):
+        from spectral_kernels.dispatch import native
+
+        native.haar(operands.out, operands.x, kind == "synthesis")
+    elif chosen == "native" and not product.local:
+        _native(product, operands)
     else:
-        _torch(product, target, source, added, seeds, times, base_seed, t)
+        _torch(product, operands)
     return out
-
-
-def _out_shape(x: Tensor, kind: str, fine: list[int], coarse: list[int], layout: str) -> list[int]:
-    return layouts.resized(x.shape, layout, coarse if kind == "down" else fine)
 
 
 @plane_product.register_fake
 def _(x, other, seeds, times, base_seed, t, kind, second, basis, fine, coarse, layout, *_):
-    return x.new_empty(_out_shape(x, kind, fine, coarse, layout))
+    return x.new_empty(layouts.resized(x.shape, layout, coarse if kind == "down" else fine))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    _, other, _, times, _, ctx.t, *ctx.names = inputs
+    _, other, _, times, _, ctx.t, *names = inputs
+    ctx.product = Product(*names)
     ctx.has_other = other is not None
     ctx.save_for_backward(times)
 
@@ -77,23 +86,23 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, grad: Tensor):
     """The adjoint is a plane product too: alpha M_r^T G M_c for x, and alpha beta N_r^T G N_c + gamma G for E."""
     (times,) = ctx.saved_tensors
-    kind, second, basis, fine, coarse, layout, formula, own_part, precision, stream = ctx.names
+    product = ctx.product
 
     def adjoint(of: str, part: str, added: Tensor | None) -> Tensor:
-        names = (bases.ADJOINT[of], "", basis, fine, coarse, layout, formula, part, precision, stream)
+        names = product._replace(kind=bases.ADJOINT[of], second="", part=part)
         return plane_product(grad, added, None, times, None, ctx.t, *names)
 
-    if own_part == "second":
+    if product.part == "second":
         # The adjoint of an adjoint: its x and E are one tensor, which gets the whole gradient here.
-        return adjoint(kind, "second", grad), *(None,) * 15
-    grad_x = adjoint(kind, "first", None) if ctx.needs_input_grad[0] else None
+        return adjoint(product.kind, "second", grad), *(None,) * 15
+    grad_x = adjoint(product.kind, "first", None) if ctx.needs_input_grad[0] else None
     grad_other = None
     if ctx.has_other and ctx.needs_input_grad[1]:
-        grad_other = adjoint(second, "second", grad)
-        if second == "synthesis":
-            rows, columns = (torch.arange(side, device=grad.device) for side in fine)
-            corner = (rows[:, None] < coarse[0]) & (columns < coarse[1])
-            planes = layouts.view(grad_other, layout, fine)
+        grad_other = adjoint(product.second, "second", grad)
+        if product.second == "synthesis":
+            rows, columns = (torch.arange(side, device=grad.device) for side in product.fine)
+            corner = (rows[:, None] < product.coarse[0]) & (columns < product.coarse[1])
+            planes = layouts.view(grad_other, product.layout, product.fine)
             planes.masked_fill_(corner.view(planes.shape[3:]), 0)
     return grad_x, grad_other, *(None,) * 14
 
@@ -103,30 +112,21 @@ plane_product.register_autograd(_backward, setup_context=_setup_context)
 _CHUNK = 1 << 20  # fine pixels per pass: 8 MiB per float64 temporary, so memory does not grow with the batch
 
 
-def _torch(
-    product: Product,
-    out: Tensor,
-    x: Tensor,
-    other: Tensor | None,
-    seeds: Tensor | None,
-    times: Tensor | None,
-    base_seed: int | None,
-    t: float,
-) -> None:
-    """PyTorch backend: a chunk of planes at a time, as [rows, planes, columns]."""
-    mode = product.mode(x)
-    first = product.tables(product.kind, mode, x.device)
-    second = product.tables(product.second, mode, x.device) if product.second else None
+def _torch(product: Product, operands: Operands) -> None:
+    """PyTorch backend: a chunk of planes at a time."""
+    out, x, other, seeds, times, base_seed, t = operands
+    first = _term(product, product.kind, x)
+    second = _term(product, product.second, x) if product.second else None
     per_sample = x.shape[1] * x.shape[2]
     given, added = flat(x), None if other is None else flat(other)
     result = flat(out)  # the memory of the output itself, unless its planes lie apart in it
-    step = max(1, _CHUNK // (product.fine[0] * product.fine[1]))
+    step = max(1, (haar.CHUNK if product.local else _CHUNK) // (product.fine[0] * product.fine[1]))
     for start in range(0, len(given), step):
         planes = torch.arange(start, min(start + step, len(given)), device=x.device)
         part, sample = slice(start, start + len(planes)), planes // per_sample
-        time = t if times is None else times[sample, None]
+        time = t if times is None else times[sample, None, None]
         alpha, beta, gamma = weights(product.formula, product.part, time, product.ratio)
-        y = exact.plane_product(given[part], *first, mode == "exact")
+        y = first(given[part])
         extra = None if added is None else added[part]
         if second is not None and not (times is None and beta == 0):
             if extra is None:
@@ -136,29 +136,31 @@ def _torch(
             if product.second == "synthesis":
                 spectrum = extra.clone()
                 spectrum[:, : product.coarse[0], : product.coarse[1]] = 0
-            more = exact.plane_product(spectrum, *second, mode == "exact").mul_(beta).add_(y)
+            more = second(spectrum).mul_(beta).add_(y)
             y = more if times is None else torch.where(torch.as_tensor(beta) == 0, y, more)
-        y = y.mul_(alpha)
+        if product.formula != "one":
+            y = y.mul_(alpha)
         if extra is not None and product.adds:
-            y = y.add_(extra.permute(1, 0, 2).to(y.dtype) * gamma)
-        result[part] = canonical(y.add_(0.0), x.dtype).permute(1, 0, 2)
+            y = y.add_(extra.to(y.dtype) * gamma)
+        result[part] = canonical(y.add_(0.0), x.dtype)
     if result.data_ptr() != out.data_ptr():
         out.copy_(result.view(out.shape))
 
 
-def _native(
-    product: Product,
-    out: Tensor,
-    x: Tensor,
-    other: Tensor | None,
-    seeds: Tensor | None,
-    times: Tensor | None,
-    base_seed: int | None,
-    t: float,
-) -> None:
+def _term(product: Product, kind: str, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """M_r Z M_c^T of planes [P, h, w], for the tables of a kind."""
+    if product.local:
+        return lambda z: haar.local(z.to(torch.float64), kind)
+    mode = product.mode(x)
+    rows, columns = product.tables(kind, mode, x.device)
+    return lambda z: exact.plane_product(z, rows, columns, mode == "exact").permute(1, 0, 2)
+
+
+def _native(product: Product, operands: Operands) -> None:
     """The compiled core takes tables, weights and views as they are."""
     from spectral_kernels.dispatch import native
 
+    out, x, other, seeds, times, base_seed, t = operands
     rows = weights(product.formula, product.part, t if times is None else times, product.ratio)
     if times is None:
         table = torch.tensor([rows], dtype=torch.float64, device="cpu")

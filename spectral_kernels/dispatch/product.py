@@ -2,7 +2,7 @@
 """What a plane product is, besides its tensors: tables, weights, rounding. Shared by the backends' ways in."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,9 +10,8 @@ from torch import Tensor
 from spectral_kernels import bases, exact
 
 
-@dataclass(frozen=True)
-class Product:
-    """What a backend is asked for, besides its tensors.
+class Product(NamedTuple):
+    """What a plane product is, besides its tensors and numbers: the last arguments of the custom op, in its order.
 
     kind, second     tables of the first and the second term; second is "" without one
     formula, part    the weights, see `weights`
@@ -24,10 +23,16 @@ class Product:
     basis: str
     fine: tuple[int, int]
     coarse: tuple[int, int]
-    formula: str
-    part: str
-    precision: str
-    stream: int
+    layout: str = "planes"
+    formula: str = "one"
+    part: str = ""
+    precision: str = "exact"
+    stream: int = 0
+
+    @property
+    def result(self) -> tuple[int, int]:
+        """Plane size of the result."""
+        return self.coarse if self.kind == "down" else self.fine
 
     @property
     def ratio(self) -> float:
@@ -62,6 +67,25 @@ class Product:
             return bases.sliced(*rows, device), bases.sliced(*columns, device)
         dtype = torch.float64 if mode == "double" else torch.float32
         return bases.rounded(*rows, dtype, device), bases.rounded(*columns, dtype, device)
+
+
+class Operands(NamedTuple):
+    """What a backend works on: views [B, C1, C2, h/p, p, w/p, p] of x, E and the result, seeds, and times.
+
+    Seeds are int64 [B] or count up from `base_seed`; times are float64 [B] or all `t`.
+    """
+
+    out: Tensor
+    x: Tensor
+    other: Tensor | None
+    seeds: Tensor | None
+    times: Tensor | None
+    base_seed: int | None
+    t: float
+
+    def draws(self, product: Product) -> bool:
+        """Whether noise is drawn: E is not given, and counts."""
+        return product.second != "" and self.other is None and not (self.times is None and self.t == 0)
 
 
 def weights(formula: str, part: str, t: float | Tensor, ratio: float) -> tuple[float | Tensor, ...]:

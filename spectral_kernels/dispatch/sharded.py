@@ -13,41 +13,37 @@ from torch import Tensor
 from spectral_kernels import layouts
 from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import planes
+from spectral_kernels.dispatch.product import Product
 
 
-def plane_product(op: str, x: Tensor, other: Tensor | None, *rest: Any) -> Tensor:
-    """`dispatch.planes.plane_product` for tensors and DTensors; `op` is the public name, for errors."""
+def plane_product(
+    op: str,
+    product: Product,
+    x: Tensor,
+    other: Tensor | None = None,
+    seeds: Tensor | None = None,
+    times: Tensor | None = None,
+    base_seed: int | None = None,
+    *,
+    t: float,
+) -> Tensor:
+    """`dispatch.planes.plane_product` for tensors and DTensors; `op` is the public name, for errors.
+
+    `t` has no default: torch.compile would take one for a number that changes.
+    """
     # The attribute instead of the class: torch.distributed.tensor takes a second to import, and few need it.
     if not hasattr(x, "device_mesh"):
         if hasattr(other, "device_mesh"):
             raise TypeError(f"{op}: a DTensor needs the state to be one too; shard the state like it")
-        return planes.plane_product(x, other, *rest)
-    return _sharded(op, x, other, *rest)
+        return planes.plane_product(x, other, seeds, times, base_seed, t, *product)
+    return _sharded(op, product, x, other, seeds, times, base_seed, t)
 
 
-def _sharded(
-    op: str,
-    x: Any,
-    other: Any,
-    seeds: Tensor | None,
-    times: Tensor | None,
-    base_seed: int | None,
-    t: float,
-    kind: str,
-    second: str,
-    basis: str,
-    fine: list[int],
-    coarse: list[int],
-    layout: str,
-    formula: str,
-    part: str,
-    precision: str,
-    stream: int,
-) -> Tensor:
+def _sharded(op: str, product: Product, x: Any, other: Any, seeds, times, base_seed: int | None, t: float) -> Tensor:
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    _check_placements(op, x, layout)
+    _check_placements(op, x, product.layout)
     if other is not None and (not isinstance(other, DTensor) or other.placements != x.placements):
         raise TypeError(
             f"{op}: noise or z must be a DTensor with the state's placements {x.placements}; redistribute it"
@@ -59,13 +55,12 @@ def _sharded(
     seeds = None if seeds is None else seeds[own].contiguous()
     times = None if times is None else times[own].contiguous()
     base_seed = None if base_seed is None else base_seed + (own.start or 0)
-    if second and added is None and tuple(shape[1:]) != tuple(x.shape[1:]) and not (times is None and t == 0):
+    if product.second and added is None and tuple(shape[1:]) != tuple(x.shape[1:]) and not (times is None and t == 0):
         seed = seeds if seeds is not None else torch.arange(shape[0], device=local.device) + (base_seed or 0)
-        added = _noise(local, _plane_numbers(op, x.shape, shape, offset, layout), seed, fine, layout, stream)
+        added = _noise(product, local, _plane_numbers(op, x.shape, shape, offset, product.layout), seed)
         seeds = base_seed = None
-    names = (kind, second, basis, fine, coarse, layout, formula, part, precision, stream)
-    y = planes.plane_product(local, added, seeds, times, base_seed, t, *names)
-    whole = torch.Size(layouts.resized(x.shape, layout, coarse if kind == "down" else fine))
+    y = planes.plane_product(local, added, seeds, times, base_seed, t, *product)
+    whole = torch.Size(layouts.resized(x.shape, product.layout, product.result))
     stride = torch.empty(whole, device="meta").stride()
     return DTensor.from_local(y, x.device_mesh, x.placements, run_check=False, shape=whole, stride=stride)
 
@@ -102,12 +97,13 @@ def _plane_numbers(op: str, whole: torch.Size, shape, offset, layout: str) -> Te
     return torch.arange(offset[2] // each, (offset[2] + shape[2]) // each, device="cpu")
 
 
-def _noise(local: Tensor, numbers: Tensor, seed: Tensor, fine: list[int], layout: str, stream: int) -> Tensor:
+def _noise(product: Product, local: Tensor, numbers: Tensor, seed: Tensor) -> Tensor:
     """float32 noise of these planes in the layout of the output, the bits that a whole sample would have there."""
-    noise = torch.empty(layouts.resized(local.shape, layout, fine), dtype=torch.float32, device=local.device)
-    view = layouts.view(noise, layout, fine)
+    shape = layouts.resized(local.shape, product.layout, product.fine)
+    noise = torch.empty(shape, dtype=torch.float32, device=local.device)
+    view = layouts.view(noise, product.layout, product.fine)
     count = len(numbers)
     numbers = numbers.to(local.device).repeat(len(seed))
-    drawn = deviates_of_planes(seed.to(local.device).repeat_interleave(count), numbers, fine[0], fine[1], stream)
+    drawn = deviates_of_planes(seed.to(local.device).repeat_interleave(count), numbers, *product.fine, product.stream)
     view.copy_(drawn.view(view.shape))
     return noise

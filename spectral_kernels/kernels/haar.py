@@ -12,7 +12,6 @@ import struct
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
 from spectral_kernels.kernels.planes import element, plane_offset, sample_weights
@@ -194,20 +193,11 @@ def haar_noise(
         store_pixels(p_out, y0, y1, y2, y3, o_row, o_column, mask, out_strides, PATCH)
 
 
-def launch(
-    product,
-    out: Tensor,
-    x: Tensor,
-    other: Tensor | None,
-    seeds: Tensor | None,
-    times: Tensor | None,
-    base_seed: int | None,
-    t: float,
-) -> None:
-    """Launch a local `dispatch.product.Product` on views [B, C1, C2, h/p, p, w/p, p]."""
+def launch(product, operands) -> None:
+    """Launch a local `dispatch.product.Product` on its `Operands`."""
+    out, x, other, seeds, times, base_seed, t = operands
     size = product.coarse
     planes, per_sample = x.shape[0] * x.shape[1] * x.shape[2], x.shape[1] * x.shape[2]
-    drawn = other is None and product.second != "" and not (times is None and t == 0)
     t_pattern, ratio_pattern = struct.unpack("<2q", struct.pack("<2d", t, product.ratio))
     grid = (planes, triton.cdiv(size[0], ROWS), triton.cdiv(size[1], COLUMNS))
     time_table = x if times is None else times
@@ -221,7 +211,7 @@ def launch(
         "enable_fp_fusion": False,
     }
     with torch.cuda.device_of(x):
-        if drawn:
+        if operands.draws(product):
             haar_noise[grid](
                 out, x, x if seeds is None else seeds, time_table, 0 if base_seed is None else base_seed,
                 product.stream, t_pattern, ratio_pattern, out.stride(), x.stride(), size, per_sample, x.shape[2],

@@ -346,24 +346,12 @@ def columns(
     )  # fmt: skip
 
 
-def launch(
-    product,
-    out: Tensor,
-    x: Tensor,
-    other: Tensor | None,
-    seeds: Tensor | None,
-    times: Tensor | None,
-    base_seed: int | None,
-    t: float,
-    tile: Tile | None = None,
-) -> None:
-    """Launch a `dispatch.planes.Product` on views [B, C1, C2, h/p, p, w/p, p]; `tile` overrides the choice."""
+def launch(product, operands, tile: Tile | None = None) -> None:
+    """Launch a `dispatch.product.Product` on its `Operands`; `tile` overrides the choice."""
+    out, x, other, seeds, times, base_seed, t = operands
     mode = product.mode(x)
     rows1, columns1 = product.tables(product.kind, mode, x.device)
-    drawn = other is None and product.second != ""
-    second = ("noise" if drawn else "tensor") if product.second else ""
-    if drawn and times is None and t == 0:
-        second = ""
+    second = "noise" if operands.draws(product) else "tensor" if product.second and other is not None else ""
     rows2, columns2 = product.tables(product.second, mode, x.device) if second else (rows1, columns1)
     out_size, x_size = _plane(out), _plane(x)
     other_size = product.fine if second or other is not None else x_size
