@@ -8,13 +8,13 @@ Growing runs of 50 steps under `apply_forecast`, each compared with the same run
 `distance` is the mean relative L2 over samples, `deviation` its standard error. `rewarm` evaluations follow a
 transition; runs with more of them have a sparser schedule elsewhere, so that all spend the same number of evaluations.
 `transition` is "reset" or "expand". The features of the oracles are their velocities, those of the networks the output
-of the last block, as tokens of 2 x 2 px.
+of the last block, as tokens of 2 x 2 px. What is on disk is not measured again.
 """
 
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import product
 from typing import Any
 
@@ -34,6 +34,7 @@ NUM_STEPS, FILE = 50, "forecast_transition"
 EVALUATIONS = (14, 20)
 REWARM = (0, 1, 2, 3, 4)
 SHARES = (0.3, 0.56)
+SCHEDULES = ("published", "respaced", "matched")
 STAGES = (2, 3)
 
 Velocity = Callable[[Tensor, float], Tensor]
@@ -129,38 +130,46 @@ def transformer(weights: str) -> Subject:
     return Subject("transformer", net.eval(), net.flux, None, noise, 0.7)
 
 
-def configurations(begins: list[int], method: str) -> Iterator[tuple[int, ForecastConfig]]:
-    """(evaluations, config) for every rewarm and transition: the least flex and window with which the count fits."""
+def configurations(begins: list[int], evaluations: int, method: str = "chebyshev") -> Iterator[ForecastConfig]:
+    """One for every rewarm and transition: the least window and flex with which the count of evaluations fits."""
     for rewarm, transition in product(REWARM, ("reset", "expand")):
         if rewarm == 0 and transition == "reset":
             continue  # an empty history is evaluated once at least: the same as 1
-        wanted: set[int] = {*EVALUATIONS}
         for window, twentieths in product((2, 3, 4), range(0, 200)):
-            flex = twentieths / 20
-            steps = with_beginnings(evaluation_steps(NUM_STEPS, window, 5, flex), begins, rewarm, NUM_STEPS)
-            if len(steps) in wanted:
-                wanted.remove(len(steps))
-                options: dict[str, Any] = {"window": window, "flex": flex, "rewarm": rewarm}
-                yield len(steps), ForecastConfig(method=method, transition=transition, **options)
+            options: dict[str, Any] = {"window": window, "flex": twentieths / 20}
+            steps = with_beginnings(evaluation_steps(NUM_STEPS, warmup=5, **options), begins, rewarm, NUM_STEPS)
+            if len(steps) == evaluations:
+                yield ForecastConfig(method=method, transition=transition, rewarm=rewarm, **options)
+                break
 
 
-def study(subject: Subject, methods=("chebyshev",)) -> Iterator[dict[str, Any]]:
-    for schedule, share, stages in product(("published", "respaced", "matched"), SHARES, STAGES):
+def study(subject: Subject, known: Container[tuple] = ()) -> Iterator[dict[str, Any]]:
+    """All rows that are not `known` by their keys, the plainest cases first."""
+    expected: dict[ResolutionSchedule, Tensor] = {}
+    for stages, evaluations, share, schedule in product(STAGES, EVALUATIONS, SHARES, SCHEDULES):
         plan = subject.plan(schedule, share, stages)
         begins = [stage.first_step for stage in plan.stages[1:]]
-        expected, _ = subject.run(plan, None)
-        for method in methods:
-            for evaluations, config in configurations(begins, method):
-                result, steps = subject.run(plan, config)
-                if len(steps) != evaluations:
-                    raise ArithmeticError(f"{config} spent {len(steps)} evaluations, planned were {evaluations}")
-                apart = (result - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
-                yield {
-                    "subject": subject.name, "samples": len(apart), "schedule": schedule, "begins": begins,
-                    "method": method, "transition": config.transition, "rewarm": config.rewarm,
-                    "evaluations": evaluations, "steps": steps, "distance": apart.mean().item(),
-                    "deviation": (apart.std() / len(apart) ** 0.5).item(),
-                }  # fmt: skip
+        for config in configurations(begins, evaluations):
+            row = {
+                "subject": subject.name, "schedule": schedule, "begins": begins, "method": config.method,
+                "evaluations": evaluations, "transition": config.transition, "rewarm": config.rewarm,
+            }  # fmt: skip
+            if key(row) in known:
+                continue
+            if plan not in expected:
+                expected[plan] = subject.run(plan, None)[0]
+            result, steps = subject.run(plan, config)
+            if len(steps) != evaluations:
+                raise ArithmeticError(f"{config} spent {len(steps)} evaluations, planned were {evaluations}")
+            apart = (result - expected[plan]).flatten(1).norm(dim=1) / expected[plan].flatten(1).norm(dim=1)
+            row |= {"samples": len(apart), "distance": apart.mean().item()}
+            yield row | {"deviation": (apart.std() / len(apart) ** 0.5).item(), "steps": steps}
+
+
+def key(row: dict[str, Any]) -> tuple:
+    """What a row measured."""
+    names = ("subject", "schedule", "begins", "method", "evaluations", "transition", "rewarm")
+    return tuple(str(row[name]) for name in names)
 
 
 def table() -> None:
@@ -186,7 +195,8 @@ def main(name: str, *weights: str) -> None:
         return table()
     subject = {make.__name__: make for make in (gaussian, posterior, network, transformer)}[name](*weights)
     where, begun = {**rows.circumstances("cpu"), "suite": FILE}, time.perf_counter()
-    for count, row in enumerate(study(subject), 1):
+    known = {key(row) for row in rows.read(file=FILE)}
+    for count, row in enumerate(study(subject, known), 1):
         rows.append({**where, **row}, FILE)
         print(f"{name}: {count} rows, {time.perf_counter() - begun:.0f} s", end="\r", flush=True)
     print()

@@ -41,11 +41,25 @@ def test_transitions_come_where_they_are_asked_for():
 
 
 def test_every_configuration_spends_what_it_says():
-    found = list(study.configurations([25], "chebyshev"))
-    assert len(found) == 9 * len(study.EVALUATIONS)
+    found = list(study.configurations([25], 14))
+    assert {(config.transition, config.rewarm) for config in found} == {
+        *((name, rewarm) for name in ("reset", "expand") for rewarm in (1, 2, 3, 4)),
+        ("expand", 0),
+    }
     subject = linear_subject()
     plan = subject.plan("respaced", 0.5, 2)
-    for evaluations, config in found[::4]:
+    for config in found[::4]:
         result, steps = subject.run(plan, config)
-        assert len(steps) == evaluations and bool(result.isfinite().all())
+        assert len(steps) == 14 and bool(result.isfinite().all())
         assert set(range(25, 25 + config.rewarm)) <= set(steps)
+
+
+def test_known_rows_are_not_measured_again(monkeypatch):
+    monkeypatch.setattr(study, "STAGES", (2,))
+    monkeypatch.setattr(study, "EVALUATIONS", (14,))
+    monkeypatch.setattr(study, "SHARES", (0.5,))
+    monkeypatch.setattr(study, "SCHEDULES", ("published",))
+    rows = list(study.study(linear_subject()))
+    assert len(rows) == 9 and all(row["samples"] == 2 and row["distance"] > 0 for row in rows)
+    rest = list(study.study(linear_subject(), {study.key(row) for row in rows[1:]}))
+    assert rest == rows[:1]

@@ -9,7 +9,6 @@ wrapped for good, so whatever compiled, offloaded or adapted them stays as it is
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spectral_kernels.adapters.diffusers.models import Model
@@ -109,11 +108,12 @@ def answer_of(facts: Model, predict: Callable[..., Tensor], tokens: int, args: t
         return predict()
     hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
     if facts.feature == "image":
-        whole = torch.empty_like(hidden)
-        if len(whole) == 1:  # written in place; the text before it is cut away by the model
-            predict(out=whole[0, -tokens:][None])
-        else:
-            whole[:, -tokens:] = predict()
-        return whole
+        # The model cuts the text away at once: nothing is written there, and samples overlap in it. So the images of
+        # all samples lie one after another, and the forecast is written where it is read.
+        batch, length, width = hidden.shape
+        start = (length - tokens) * width
+        memory = hidden.new_empty(start + batch * tokens * width)
+        predict(out=memory[start:].view(batch, tokens, width))
+        return memory.as_strided((batch, length, width), (tokens * width, width, 1))
     text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[1]
     return (predict(), text) if facts.feature == 0 else (text, predict())
