@@ -229,12 +229,13 @@ def cascaded(images: Tensor, marks: Sequence[int], seed: int) -> Iterator[Traine
         yield Trained(mark, first.flops + second.flops, first.seconds + second.seconds, sample)
 
 
-def pyramidal(images: Tensor, marks: Sequence[int], seed: int) -> Iterator[Trained]:
+def pyramidal(images: Tensor, marks: Sequence[int], seed: int, *, even=False) -> Iterator[Trained]:
     """Two stages of one model: 16 px from noise to data level 2/3, then 32 px from level 1/2 to data.
 
     A stage goes straight from s up(down(x)) + (1 - s) e to e' x + (1 - e') e. At the jump the state is enlarged
     (nearest), scaled by 3/4, and noise whose blocks of 2 x 2 sum to zero makes its covariance that of the next start.
-    Half of a batch for each stage, 20 Euler steps each. Source: Jin et al., "Pyramidal Flow Matching", section 3.
+    Half of a batch for each stage, 20 Euler steps each. Times within a stage are logit-normal as those of the other
+    methods, or `even`. Source: Jin et al., "Pyramidal Flow Matching", section 3.
     """
     data, half = [F.avg_pool2d(images, 2), images], BATCH // 2
     training = Training(LevelTransformer(data), data)
@@ -243,7 +244,7 @@ def pyramidal(images: Tensor, marks: Sequence[int], seed: int) -> Iterator[Train
         low, x = levels
         e = normal(x.shape, seed * 10**6 + step * BATCH)
         small = 2 * F.avg_pool2d(e[:half], 2)
-        u = torch.sigmoid(torch.randn(BATCH))[:, None, None, None]
+        u = (torch.rand(BATCH) if even else torch.sigmoid(torch.randn(BATCH)))[:, None, None, None]
         end = 2 / 3 * low[:half] + 1 / 3 * small
         start = 0.5 * F.interpolate(low[half:], scale_factor=2) + 0.5 * e[half:]
         z, y = torch.lerp(small, end, u[:half]), torch.lerp(start, x[half:], u[half:])
@@ -285,9 +286,11 @@ METHODS: dict[str, Callable[..., Iterator[Trained]]] = {
     "cascaded": cascaded,
     "pyramidal": pyramidal,
 }
+# Of the decomposable method, if not said otherwise.
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "p0 = 0.7": {"p0": 0.7},
+    "pyramidal, even times": {"even": True},
     "without masking": {"masking": False},
+    "p0 = 0.7": {"p0": 0.7},
     "tied times": {"tied": True},
     "haar": {"basis": "haar"},
     "location 0": {"location": 0.0},
@@ -303,7 +306,9 @@ SAMPLING = [((20, 20), 0.9), ((35, 5), 0.9), ((30, 10), 0.5), ((30, 10), 0.7), (
 def planned(seeds: int) -> list[tuple[str, Callable[..., Iterator[Trained]], dict[str, Any], int]]:
     """All runs, the most telling first: two seeds of every method, the ablations, further seeds."""
     every = [(name, method, {}, seed) for seed in range(seeds) for name, method in METHODS.items()]
-    ablations = [(name, decomposable, options, 0) for name, options in ABLATIONS.items()]
+    ablations = [
+        (name, METHODS.get(name.split(",")[0], decomposable), options, 0) for name, options in ABLATIONS.items()
+    ]
     return every[: 2 * len(METHODS)] + ablations + every[2 * len(METHODS) :]
 
 

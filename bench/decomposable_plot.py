@@ -49,7 +49,7 @@ def draw(results: Path) -> Path:
         bars(
             panels[2],
             ablations + [r for r in ours if r["steps"] == steps],
-            lambda r: r["method"] if r["ablation"] else f"default, seed {r['seed']}",
+            lambda r: r["method"] if r["ablation"] else f"decomposable, seed {r['seed']}",
             f"Frechet distance, training, {steps} steps",
         )
     sampled = [r for r in ours if r["steps"] == marks[-1] and r["seed"] == 0]
