@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progressive resolution and forecasting at once: which steps run, at which size, from which history."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from bits import assert_same_bits
@@ -20,7 +22,9 @@ from spectral_kernels.adapters.diffusers import (  # noqa: E402
     apply_progressive,
     plan_acceleration,
 )
+from spectral_kernels.adapters.diffusers.forecast import expand_history  # noqa: E402
 from spectral_kernels.adapters.diffusers.models import MODELS  # noqa: E402
+from spectral_kernels.forecaster import Forecaster  # noqa: E402
 
 FLOW = [name for name in FAMILIES if name != "sdxl"]
 STEPS = 12
@@ -155,6 +159,45 @@ def test_histories_can_cross_a_transition(name):
         steps.append(step)
     weights = forecasts.chebyshev_weights(steps, skipped, STEPS, ridge=0.05)
     assert_same_bits(passed[skipped], forecasts.forecast(known, weights))
+
+
+@pytest.mark.parametrize(("frames", "others"), [(1, 0), (1, 5), (3, 0)])
+def test_expanded_features_are_the_reference_s(frames, others):
+    """Every frame is expanded by itself; tokens of reference pictures keep their grid and their bits."""
+    coarse, fine = (2, 3), (5, 7)
+    features = torch.randn(2, 4, frames * 6 + others, 3)
+    old, new = Forecaster(12), Forecaster(12)
+    for step, feature in enumerate(features):
+        old.update(step, feature)
+    expand_history(old, new, (frames, *coarse, others), (frames, *fine, others))
+    assert new.steps == [0, 1]
+    for feature, found in zip(features, new.state_dict()["features"], strict=True):
+        planes = feature[:, : frames * 6].reshape(4 * frames, *coarse, 3).permute(0, 3, 1, 2)
+        planes, _ = reference.expand(planes.numpy(), fine, 0.0)
+        expected = torch.from_numpy(planes).permute(0, 2, 3, 1).reshape(4, -1, 3)
+        assert_same_bits(found.contiguous(), torch.cat([expected, feature[:, frames * 6 :]], 1).contiguous())
+    with pytest.raises(ValueError, match=r'one token per patch, 8 here.*use transition="reset"'):
+        expand_history(old, new, (1, 2, 4, others), (1, *fine, others))
+
+
+def test_a_history_with_reference_pictures_crosses_too():
+    made = family("flux2_klein_reference")
+    progressive = ProgressiveConfig(transition_sigmas=[transition(made, 6)])
+    results = []
+    for kind in ("reset", "expand"):
+        forecast = replace(FORECAST, transition=kind, rewarm=1)
+        with apply_acceleration(made.pipe, progressive=progressive, forecast=forecast) as handle:
+            results.append(run(made, STEPS))
+        assert handle.summary()["branches"][0]["new history at"] == [6]
+    assert not torch.equal(*results) and bool(results[1].isfinite().all())
+
+
+def test_features_with_other_tokens_cannot_cross():
+    for name, model in (("zimage", "ZImage"), ("ideogram4", "Ideogram4")):
+        made = family(name)
+        with pytest.raises(ValueError, match=f'{model}.*use transition="reset"'):
+            apply_acceleration(made.pipe, forecast=replace(FORECAST, transition="expand"))
+        assert not made.pipe.transformer._forward_pre_hooks
 
 
 def test_without_coarse_steps_and_without_forecasts_it_is_the_plain_pipeline():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from spectral_kernels.adapters.diffusers.models import Arguments, Model, denoisers_of, facts_of, unwrapped
@@ -23,6 +24,7 @@ from spectral_kernels.forecaster import Forecaster
 from spectral_kernels.layouts import Tokens
 
 OP = "apply_forecast"
+Grid = tuple[int, int, int, int]
 METHODS = {
     "chebyshev": chebyshev_weights,
     "taylor": taylor_weights,
@@ -46,7 +48,8 @@ class ForecastConfig:
     degree, ridge, blend : of the Chebyshev fit. order : of Taylor and Hermite, default that of their weight makers.
     storage, max_features, encoding, offload : of the features kept, see `Forecaster`.
     transition : what a history does when the resolution changes: "reset" begins anew, "expand" brings its features to
-        the new grid (models whose blocks see one token per patch; "features" without encoding).
+        the new grid (models whose feature is one token per patch: not Z-Image, Ideogram 4 and SDXL; "features" without
+        encoding).
     rewarm : evaluations at the beginning of a new history in the middle of a run: after a transition, or when a second
         expert takes over. A history that is empty there begins with one evaluation in any case.
     """
@@ -125,7 +128,7 @@ class Branch:
         self.evaluated: list[int] = []
         self.skipped: list[int] = []
         self.peak = 0
-        self.grid: tuple[int, int, int] | None = None
+        self.grid: Grid | None = None
 
 
 class Denoiser:
@@ -226,22 +229,21 @@ class Denoiser:
         branch.forecaster = history = config.forecaster(clock.num_steps)
         grid = self._grid(arguments) if config.transition == "expand" else None
         if old is not None and grid is not None and branch.grid is not None:
-            _expand_history(old, history, branch.grid, grid)
+            expand_history(old, history, branch.grid, grid)
             branch.peak = max(branch.peak, old.nbytes + history.nbytes)
         branch.grid = grid
         return history
 
-    def _grid(self, arguments: Arguments) -> tuple[int, int, int] | None:
-        """Frames, rows and columns of the feature's tokens; None where it has others too."""
-        facts, state = self.facts, arguments.get(self.facts.state)
-        if not facts.gridded or not isinstance(state, Tensor):
-            return None
+    def _grid(self, arguments: Arguments) -> Grid:
+        """How the feature's tokens lie: frames, rows, columns, and how many of reference pictures follow them."""
+        facts, state = self.facts, arguments[self.facts.state]
         height, width = facts.grid(arguments)
         rows, columns = height // facts.multiple, width // facts.multiple
         if facts.layout is None:
-            return (state.shape[2] if state.ndim == 5 else 1), rows, columns
-        frames = state.shape[1] // (rows * columns)
-        return (frames, rows, columns) if facts.frames or frames == 1 else None
+            return (state.shape[2] if state.ndim == 5 else 1), rows, columns, 0
+        if facts.frames:
+            return state.shape[1] // (rows * columns), rows, columns, 0
+        return 1, rows, columns, state.shape[1] - rows * columns
 
     def forget(self) -> None:
         self.run = None
@@ -322,6 +324,11 @@ class Forecasting(Handle):
                 if getattr(unwrapped(module), "_parallel_config", None) is not None:
                     raise ValueError(f"{OP}: context parallelism is not supported; load the model without it")
                 facts = Model(blocks=tuple(blocks), feature=feature) if blocks else facts_of(OP, module)
+                if config.transition == "expand" and not facts.gridded:
+                    raise ValueError(
+                        f"{OP}: the blocks of {type(unwrapped(module)).__name__} see other tokens beside those of the "
+                        'patches, which transition="expand" cannot tell apart; use transition="reset"'
+                    )
                 self.denoisers.append(Denoiser(self, name, module, facts))
         except ValueError:
             self.remove()
@@ -435,11 +442,19 @@ def _shape(state: Any) -> tuple:
     return tuple(state.shape) if isinstance(state, Tensor) else ()
 
 
-def _expand_history(old: Forecaster, new: Forecaster, coarse: tuple[int, int, int], fine: tuple[int, int, int]) -> None:
-    """The features of one grid on another: each token is a pixel of as many channels as it has values."""
+def expand_history(old: Forecaster, new: Forecaster, coarse: Grid, fine: Grid) -> None:
+    """The features of one grid on another: each token is a pixel of as many channels as it has values.
+
+    Smooth interpolation, `dct_expand` at noise level 0, frame by frame. Tokens of reference pictures stay as they are.
+    """
+    own = coarse[0] * coarse[1] * coarse[2]
     for step, feature in zip(old.steps, old.state_dict()["features"], strict=True):
-        if feature.ndim != 3 or feature.shape[1] != coarse[0] * coarse[1] * coarse[2]:
-            return
-        frames = feature.reshape(-1, coarse[1] * coarse[2], feature.shape[2])
-        expanded = dct_expand(frames, size=fine[1:], t=0.0, layout=Tokens(*coarse[1:])).x
-        new.update(step, expanded.reshape(feature.shape[0], -1, feature.shape[2]))
+        if feature.ndim != 3 or feature.shape[1] != own + coarse[3]:
+            raise ValueError(
+                f'{OP}: transition="expand" needs features of one token per patch, {own} here, got '
+                f'{tuple(feature.shape)}; use transition="reset"'
+            )
+        frames = feature[:, :own].reshape(-1, coarse[1] * coarse[2], feature.shape[2])
+        expanded = dct_expand(frames, size=fine[1:3], t=0.0, layout=Tokens(*coarse[1:3])).x
+        expanded = expanded.reshape(len(feature), -1, feature.shape[2])
+        new.update(step, torch.cat([expanded, feature[:, own:]], 1) if coarse[3] else expanded)
