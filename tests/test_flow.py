@@ -268,6 +268,10 @@ def test_passthrough():
         spectrum = dctn(x)
         torch.testing.assert_close(spectrum[..., waits], t * dctn(z)[..., waits], rtol=0, atol=1e-12)
     assert waits.any() and not waits.all()
+    # A law that names its grid is brought to the run's.
+    scaled = PowerLaw(100.0 * 4, 4.0)
+    named = PowerLaw(100.0, 4.0, reference_size=(SIZE[0] // 2, SIZE[1] // 2))
+    assert_same_bits(passthrough(field, z, SIGMAS, named, 0.5), passthrough(field, z, SIGMAS, scaled, 0.5))
 
 
 def test_radial_frequency():
@@ -308,7 +312,7 @@ def test_fine_tuning_loss():
     """A generator decides the stage, the levels and the noise; levels stay in their stage; gradients flow."""
     made = plan("respaced", sigmas=flux_sigmas(40))
     x = 3 * torch.randn(64, 1, *SIZE, generator=torch.Generator().manual_seed(0))
-    scale = torch.zeros((), requires_grad=True)
+    scale = torch.ones((), requires_grad=True)  # not 0: the loss is to depend on the levels
     seen = []
 
     def velocity(z, t):
@@ -324,6 +328,22 @@ def test_fine_tuning_loss():
         stage = next(s for s in made.stages if s.size == shape[-2:])
         assert shape[0] == 64 and stage.sigma_out <= low < high <= stage.sigma_in
     assert {shape[-2:] for shape, _, _ in seen} == set(SIZES)
+
+
+def test_stages_are_trained_as_often_as_they_have_steps():
+    made = resolution_schedule(flux_sigmas(20), SIZES, transition_sigmas=[flux_sigmas(20)[3]])
+    assert [stage.num_steps for stage in made.stages] == [3, 17]
+    x, sizes = torch.zeros(1, 1, *SIZE), []
+
+    def velocity(z, t):
+        sizes.append(tuple(z.shape[-2:]))
+        return z
+
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        fine_tuning_loss(velocity, x, made, generator=generator)
+    # A binomial of p = 0.15: four standard deviations are 0.1.
+    assert sizes.count(SIZES[0]) / 200 == pytest.approx(0.15, abs=0.1)
 
 
 def test_fine_tuning_bad_input():

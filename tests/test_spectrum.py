@@ -63,6 +63,18 @@ def test_fit_recovers_the_law(size, law):
     assert fitted.r_squared > 0.995 and fitted.reference_size == size
 
 
+def test_the_fit_is_least_squares_through_the_rings_of_its_window():
+    spectrum = PowerSpectrum((32, 32)).update(field(FLUX_LATENT, (32, 32), 8))
+    window = (spectrum.frequencies[4], spectrum.frequencies[17])
+    x, y = np.log(spectrum.frequencies[4:18]), np.log(spectrum.power[4:18])
+    slope = np.cov(x, y)[0, 1] / np.var(x, ddof=1)
+    intercept = y.mean() - slope * x.mean()
+    law = spectrum.fit(frequencies=window)
+    assert law.exponent == pytest.approx(-slope, rel=1e-10)
+    assert law.amplitude == pytest.approx(math.exp(intercept), rel=1e-10)
+    assert law.r_squared == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2, rel=1e-10)
+
+
 def test_any_order_and_any_split_have_the_same_bits():
     # Nine decades between samples: a float64 running sum would depend on the order.
     x = field(FLUX_LATENT, (32, 32), 24, channels=2) * torch.logspace(-6, 3, 24)[:, None, None, None]
@@ -149,11 +161,13 @@ def test_bad_input():
     with pytest.raises(ValueError, match="sample 2 of x is not finite"):
         spectrum.update(x)
     assert spectrum.samples == 0
-    with pytest.raises(ValueError, match="at least 8 samples, got 2"):
-        spectrum.update(x[:2]).fit()
-    spectrum.update(torch.randn(20, 8, 8))
-    with pytest.raises(ValueError, match="at least 4 rings, got 2"):
-        spectrum.fit(frequencies=(2.0, 3.0))
+    with pytest.raises(ValueError, match="at least 8 samples, got 7"):
+        spectrum.update(field(FLUX_LATENT, (8, 8), 7)).fit()
+    spectrum.update(field(FLUX_LATENT, (8, 8), 20))
+    rings = spectrum.frequencies
+    with pytest.raises(ValueError, match="at least 4 rings, got 3"):
+        spectrum.fit(frequencies=(rings[2], rings[4]))
+    assert spectrum.fit(frequencies=(rings[2], rings[5])).exponent > 0
     with pytest.raises(ValueError, match="no power at"):
         PowerSpectrum((8, 8)).update(torch.zeros(9, 8, 8)).fit()
     rising = field(PowerLaw(1.0, 1.0), (8, 8), 9)
