@@ -2,6 +2,8 @@
 """Decomposable flow matching: the law of training times, masks, sampling schedules, previews."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -298,3 +300,14 @@ def test_training_loss_refuses():
     ]:
         with pytest.raises(error, match=message):
             dfm.training_loss(lambda z, *_: z, given, 1, t, m)
+
+
+def test_the_example_of_the_docs_runs():
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs/decomposable.md").read_text(), re.DOTALL
+    )
+    found = {}
+    exec(compile(example, "docs/decomposable.md", "exec"), found)
+    assert [tuple(p.image.shape) for p in found["previews"]] == [(2, 3, 16, 16), (2, 3, 32, 32)]
+    assert found["pictures"].shape == (2, 3, 32, 32) and bool(found["loss"].isfinite())
+    assert all(bool(part.weight.grad.isfinite().all()) for part in found["model"].heads.levels)
