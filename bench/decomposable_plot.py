@@ -52,6 +52,8 @@ def draw(results: Path) -> Path:
             lambda r: r["method"] if r["ablation"] else f"decomposable, seed {r['seed']}",
             f"Frechet distance, training, {steps} steps",
         )
+    else:
+        panels[2].remove()
     sampled = [r for r in ours if r["steps"] == marks[-1] and r["seed"] == 0]
     bars(panels[3], sampled, lambda r: r["sampling"], f"Frechet distance, sampling, {marks[-1]} steps")
     path = results / "decomposable.png"
