@@ -113,25 +113,6 @@ def test_transform_bits(backend, dtype):
             assert_same_bits(op(given), expected)
 
 
-@pytest.mark.skipif(dispatch.missing("native") is not None, reason=str(dispatch.missing("native")))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_every_instruction_set_of_the_core(dtype, threads):
-    """Widths of whole and broken runs of 16 blocks; the other backends are compared with the reference above."""
-    from spectral_kernels import _native
-
-    for width in (2, 30, 32, 34, 66):
-        x = image(5, 4, width).to(dtype)
-        for inverse, op in ((False, sk.dwt2), (True, sk.idwt2)):
-            with dispatch.backend("torch"):
-                expected = op(x)
-            for isa in _native.isas():
-                y = torch.full_like(x, torch.nan)
-                view = [z[:, None, None, :, None, :, None] for z in (y, x)]
-                _native.haar(*view, inverse, threads, isa)
-                assert_same_bits(y, expected)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_order_of_four_terms(backend):
     """2^60 and 1 do not meet in 53 bits: (a + c) + (b + d) keeps what (a + b) + (c + d) loses."""

@@ -15,7 +15,7 @@ from spectral_kernels.dispatch import pyramid as ops
 
 RESAMPLES = ["area", "bilinear", "dct"]
 DTYPES = ["float32", "float16", "bfloat16"]
-BACKENDS = ["torch", "triton"]
+BACKENDS = dispatch.BACKENDS
 
 
 @pytest.fixture(params=BACKENDS)
@@ -49,8 +49,12 @@ CASES = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("resample", RESAMPLES)
 @pytest.mark.parametrize(("shape", "levels"), CASES, ids=str)
-def test_the_reference_bits(resample, dtype, shape, levels):
-    compare_bits("cpu", shape, levels, resample, dtype)
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_the_reference_bits(backend, resample, dtype, shape, levels):
+    if dispatch.missing(backend):
+        pytest.skip(dispatch.missing(backend))
+    with dispatch.backend(backend):
+        compare_bits("cpu", shape, levels, resample, dtype)
 
 
 @pytest.mark.parametrize(

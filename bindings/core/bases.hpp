@@ -5,10 +5,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "kind.hpp"
+
 namespace sk {
 
 enum class Basis { dct, fft };
-enum class Kind { analysis, synthesis, up, down, lowpass };
 
 struct Values {
     int64_t m = 0, K = 0;

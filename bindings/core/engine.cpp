@@ -3,18 +3,15 @@
 // rows; so what is summed over always runs down a block, and grids, folds and weights are plain vector operations.
 #include <cstddef>
 
-#include "forecast.hpp"
-#include "haar.hpp"
 #include "isa.hpp"
 #include "job.hpp"
-#include "noise.hpp"
 
 namespace sk {
 namespace SK_ISA {
 namespace {
 
 #include "convert.inl"
-#include "forecast.inl"
+#include "address.inl"
 #include "noise.inl"
 
 template <class T>
@@ -244,33 +241,7 @@ inline void transpose16(const T* from, int64_t from_stride, T* to, int64_t to_st
     }
 }
 
-template <class T>
-inline void clear(T* from, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) from[i] = 0;
-}
-
 int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
-
-// Offset of index i on an axis cut into patches. Divisions cost as much as a row of arithmetic, so whole axes have none.
-inline int64_t offset_of(int64_t i, int64_t patch, int64_t stride, int64_t patch_stride) {
-    return patch == 1 ? i * stride : i / patch * stride + i % patch * patch_stride;
-}
-
-inline int64_t row_offset(const Planes& p, int64_t i) { return offset_of(i, p.patch_rows, p.stride[3], p.stride[4]); }
-
-Run columns_from(const Planes& p, int64_t first) {
-    Run run{{}, static_cast<int>(p.columns - first < kLanes ? p.columns - first : kLanes), true};
-    for (int i = 0; i < run.count; ++i) {
-        run.offset[i] = offset_of(first + i, p.patch_columns, p.stride[5], p.stride[6]);
-        run.contiguous = run.contiguous && run.offset[i] == run.offset[0] + i;
-    }
-    return run;
-}
-
-int64_t plane_offset(const Planes& p, int64_t plane) {
-    const int64_t inner = plane % p.inner, outer = plane / p.inner % p.outer, sample = plane / p.inner / p.outer;
-    return sample * p.stride[0] + outer * p.stride[1] + inner * p.stride[2];
-}
 
 template <class T>
 void load_block(const Planes& p, int64_t plane, int64_t first, int64_t corner_rows, int corner_lanes, T* to) {
@@ -405,8 +376,6 @@ void spectrum_of(const Job& job, int64_t block, Scratch& s, const T* half, T* sp
     for (int64_t j = 0; j < width; j += kLanes) transpose16(result + j * kLanes, kLanes, spectrum + first * width + j, width);
 }
 
-#include "haar.inl"
-
 bool rows_entry(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, void* half, const void* spectrum) {
     if (job.mode == Mode::f32) return rows_of(job, term, plane, block, s, static_cast<float*>(half), static_cast<const float*>(spectrum));
     return rows_of(job, term, plane, block, s, static_cast<double*>(half), static_cast<const double*>(spectrum));
@@ -436,6 +405,7 @@ void columns_entry(const Job& job, int64_t plane, int64_t block, Scratch& s, con
 
 const Isa SK_JOIN(isa_, SK_ISA) = {SK_TEXT(SK_ISA), SK_VECTOR_BYTES, SK_ISA::rows_entry, SK_ISA::spectrum_entry,
                                    SK_ISA::columns_entry,
-                                   SK_ISA::noise_rows, SK_ISA::forecast_span, SK_ISA::haar_plane};
+                                   SK_ISA::noise_rows, SK_ISA::forecast_span, SK_ISA::moments_span, SK_ISA::haar_columns,
+                                   SK_ISA::split_rows, SK_ISA::merge_rows, SK_ISA::noise_level};
 
 }  // namespace sk

@@ -18,4 +18,15 @@ struct Forecast {
 
 void forecast(const Forecast& job, const Isa& isa, int threads);
 
+// moments[m] += row[m] feature, float32, product and sum rounded apart.
+struct Moments {
+    float* moments = nullptr;  // [count][size]
+    const void* feature = nullptr;
+    Dtype dtype = Dtype::f32;    // of the feature: float32, float16 or bfloat16
+    const float* row = nullptr;  // [count]
+    int64_t count = 0, size = 0;
+};
+
+void update_moments(const Moments& job, const Isa& isa, int threads);
+
 }  // namespace sk

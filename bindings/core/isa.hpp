@@ -15,9 +15,13 @@ namespace sk {
 struct Job;
 struct Forecast;
 struct Haar;
+struct Merge;
+struct Moments;
 struct Noise;
+struct NoiseLevel;
 struct Rotation;
 struct Scratch;
+struct Split;
 
 struct Isa {
     const char* name;
@@ -34,8 +38,15 @@ struct Isa {
     void (*noise)(const Noise& noise, uint64_t seed, int64_t base, uint32_t plane, int64_t group);
     // Elements [start, stop) of every target.
     void (*forecast)(const Forecast& job, int64_t start, int64_t stop);
-    // One plane.
-    void (*haar)(const Haar& job, int64_t plane);
+    // Elements [start, stop) of every moment.
+    void (*moments)(const Moments& job, int64_t start, int64_t stop);
+    // Columns [16 first, 16 last) of the coarse grid; `memory` for the noise they need.
+    void (*haar)(const Haar& job, int64_t plane, int64_t first, int64_t last, float* memory);
+    // Rows [first, last) of a level: coarse ones of "area", else fine ones; `memory` holds seven fine lines.
+    void (*split)(const Split& job, int64_t plane, int64_t first, int64_t last, double* memory);
+    void (*merge)(const Merge& job, int64_t plane, int64_t first, int64_t last, double* memory);
+    // Rows [4 group, 4 group + 4) of one plane.
+    void (*noise_level)(const NoiseLevel& job, int64_t plane, int64_t group);
 };
 
 extern const Isa isa_baseline, isa_avx2, isa_avx512;
@@ -49,6 +60,15 @@ void gemm_exact_one(const double* table, const double* high, int64_t K, int64_t 
 void gemm(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out);
 void gemm(const float* table, const float* data, int64_t K, int64_t panels, int64_t skip, float* out);
 void rotate(const Rotation* steps, int64_t count, float* slots);
+
+// In local.cpp.
+void noise_rows(const Noise& noise, uint64_t seed, int64_t base, uint32_t plane, int64_t group);
+void forecast_span(const Forecast& job, int64_t start, int64_t stop);
+void moments_span(const Moments& job, int64_t start, int64_t stop);
+void haar_columns(const Haar& job, int64_t plane, int64_t first, int64_t last, float* memory);
+void split_rows(const Split& job, int64_t plane, int64_t first, int64_t last, double* memory);
+void merge_rows(const Merge& job, int64_t plane, int64_t first, int64_t last, double* memory);
+void noise_level(const NoiseLevel& job, int64_t plane, int64_t group);
 }  // namespace SK_ISA
 
 }  // namespace sk

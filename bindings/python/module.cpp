@@ -20,6 +20,7 @@
 #include "haar.hpp"
 #include "noise.hpp"
 #include "planes.hpp"
+#include "pyramid.hpp"
 #include "table.hpp"
 
 namespace nb = nanobind;
@@ -31,6 +32,7 @@ using Array = nb::ndarray<nb::device::cpu>;
 using ReadOnly = nb::ndarray<nb::ro, nb::device::cpu>;
 using Weights = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Seeds = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using SeedSource = std::variant<std::monostate, int64_t, Seeds>;
 using Tables = std::pair<const sk::Table*, const sk::Table*>;
 
 [[noreturn]] void wrong(const std::string& what) { throw nb::value_error(("_native: " + what).c_str()); }
@@ -88,8 +90,32 @@ const sk::Isa& isa_of(const std::string& name) {
     return *isa;
 }
 
+sk::Kind kind_of(const std::string& name) {
+    static constexpr const char* kinds[] = {"analysis", "synthesis", "up", "down", "lowpass"};
+    for (int at = 0; at < 5; ++at) {
+        if (name == kinds[at]) return static_cast<sk::Kind>(at);
+    }
+    wrong("kind must be analysis, synthesis, up, down or lowpass");
+}
+
+template <class J>
+void seeds_into(const SeedSource& seeds, int64_t samples, J& job) {
+    if (const auto* given = std::get_if<Seeds>(&seeds)) {
+        if (static_cast<int64_t>(given->shape(0)) != samples) wrong("seeds must have one number per sample");
+        job.seeds = given->data();
+    } else if (const auto* base = std::get_if<int64_t>(&seeds)) {
+        job.base_seed = *base;
+    }
+}
+
+int64_t weight_stride_of(const Weights& weights, const sk::Planes& out) {
+    const auto rows = static_cast<int64_t>(weights.shape(0));
+    if (weights.shape(1) != 3 || (rows != 1 && rows != out.samples)) wrong("weights must be [1, 3] or one row per sample");
+    return rows == 1 ? 0 : 3;
+}
+
 void plane_product(Array out, ReadOnly x, std::optional<ReadOnly> other, Tables first, std::optional<Tables> second,
-                   std::pair<int64_t, int64_t> corner, std::variant<std::monostate, int64_t, Seeds> seeds, uint32_t stream,
+                   std::pair<int64_t, int64_t> corner, SeedSource seeds, uint32_t stream,
                    Weights weights, int threads, bool spectral, const std::string& isa_name) {
     sk::Job job;
     job.mode = first.first->folded().mode;
@@ -114,20 +140,11 @@ void plane_product(Array out, ReadOnly x, std::optional<ReadOnly> other, Tables 
         job.term[1] = term_of(*second, other ? job.other.rows : r.K, other ? job.other.columns : c.K, job.out, job.mode, "other");
         if (!other && std::holds_alternative<std::monostate>(seeds)) wrong("a second term needs other or seeds");
     }
-    if (const auto* given = std::get_if<Seeds>(&seeds)) {
-        if (static_cast<int64_t>(given->shape(0)) != job.out.samples) wrong("seeds must have one number per sample");
-        job.seeds = given->data();
-    } else if (const auto* base = std::get_if<int64_t>(&seeds)) {
-        job.base_seed = *base;
-    }
-    const auto rows_of_weights = static_cast<int64_t>(weights.shape(0));
-    if (weights.shape(1) != 3 || (rows_of_weights != 1 && rows_of_weights != job.out.samples)) {
-        wrong("weights must be [1, 3] or one row per sample");
-    }
+    seeds_into(seeds, job.out.samples, job);
     job.weights = weights.data();
-    job.weight_stride = rows_of_weights == 1 ? 0 : 3;
+    job.weight_stride = weight_stride_of(weights, job.out);
     if (job.has_other && (job.other.rows != job.out.rows || job.other.columns != job.out.columns)) {
-        for (int64_t b = 0; b < rows_of_weights; ++b) {
+        for (int64_t b = 0; b < static_cast<int64_t>(weights.shape(0)); ++b) {
             if (job.weights[3 * b + 2] != 0) wrong("gamma needs other to be as large as out");
         }
     }
@@ -139,17 +156,141 @@ void plane_product(Array out, ReadOnly x, std::optional<ReadOnly> other, Tables 
     sk::plane_product(job, isa, threads);
 }
 
-void haar(Array out, ReadOnly x, bool inverse, int threads, const std::string& isa_name) {
+void haar(Array out, ReadOnly x, std::optional<ReadOnly> other, const std::string& kind, const std::string& second,
+          SeedSource seeds, uint32_t stream, Weights weights, int threads, const std::string& isa_name) {
     sk::Haar job;
+    job.kind = kind_of(kind);
     job.out = planes_of(out, "out");
     job.x = planes_of(x, "x");
-    job.inverse = inverse;
     same_planes(job.x, job.out, "x");
-    if (job.x.rows != job.out.rows || job.x.columns != job.out.columns) wrong("x must be as large as out");
-    if (job.x.rows % 2 || job.x.columns % 2) wrong("both sides must be even");
+    const int64_t rows = 2 * job.rows(), columns = 2 * job.columns();
+    const auto sized = [&](const sk::Planes& planes, bool coarse, const char* name) {
+        const int64_t factor = coarse ? 2 : 1;
+        if (planes.rows * factor != rows || planes.columns * factor != columns) {
+            wrong(std::string(name) + " does not have the size that this kind of Haar gives");
+        }
+    };
+    sized(job.x, job.kind == sk::Kind::up, "x");
+    sized(job.out, job.kind == sk::Kind::down, "out");
+    if (other) {
+        job.has_other = true;
+        job.other = planes_of(*other, "other");
+        same_planes(job.other, job.out, "other");
+        sized(job.other, job.kind == sk::Kind::down, "other");
+    }
+    if (!second.empty()) {
+        job.has_second = true;
+        job.second = kind_of(second);
+        if (job.second != sk::Kind::synthesis && job.second != sk::Kind::lowpass) wrong("second must be synthesis or lowpass");
+        if (job.kind == sk::Kind::down || job.kind == sk::Kind::analysis) wrong("a second term needs pixels as output");
+        if (!other && (job.second != sk::Kind::synthesis || std::holds_alternative<std::monostate>(seeds))) {
+            wrong("a second term needs other, or seeds for a synthesis");
+        }
+    }
+    seeds_into(seeds, job.out.samples, job);
+    job.stream = stream;
+    job.weights = weights.data();
+    job.weight_stride = weight_stride_of(weights, job.out);
     const sk::Isa& isa = isa_of(isa_name);
     nb::gil_scoped_release unlocked;
     sk::haar(job, isa, threads);
+}
+
+sk::Resample resample_of(const std::string& name) {
+    if (name == "area") return sk::Resample::area;
+    if (name == "bilinear") return sk::Resample::bilinear;
+    if (name == "none") return sk::Resample::same;
+    wrong("resample must be area, bilinear or none");
+}
+
+// One dtype and as many planes everywhere; sizes that follow each other.
+void check_level(const sk::Planes& coarse, const sk::Planes& fine, const sk::Planes& beside, sk::Resample resample) {
+    same_planes(coarse, fine, "coarse");
+    same_planes(beside, fine, "detail");
+    if (coarse.dtype != fine.dtype || beside.dtype != fine.dtype) wrong("all levels must have one dtype");
+    if (beside.rows != fine.rows || beside.columns != fine.columns) wrong("detail must be as large as the fine level");
+    if (fine.rows == 0 || fine.columns == 0) return;
+    const int64_t pairs[2][2] = {{fine.rows, coarse.rows}, {fine.columns, coarse.columns}};
+    for (const auto& [large, small] : pairs) {
+        if (small < 1 || small > large || large > INT32_MAX) wrong("coarse must be smaller than the fine level");
+        if (resample == sk::Resample::area && !sk::blocks_fit(large, small)) wrong("blocks do not lead from the fine to the coarse size");
+        if (resample == sk::Resample::same && large != small) wrong("without resampling both levels must have one size");
+    }
+}
+
+void pyramid_split(ReadOnly x, Array coarse, Array detail, const std::string& resample, int threads, const std::string& isa_name) {
+    sk::Split job;
+    job.resample = resample_of(resample);
+    if (job.resample == sk::Resample::same) wrong("resample must be area or bilinear");
+    job.x = planes_of(x, "x");
+    job.coarse = planes_of(coarse, "coarse");
+    job.detail = planes_of(detail, "detail");
+    check_level(job.coarse, job.x, job.detail, job.resample);
+    const sk::Isa& isa = isa_of(isa_name);
+    nb::gil_scoped_release unlocked;
+    sk::split(job, isa, threads);
+}
+
+void pyramid_merge(ReadOnly coarse, ReadOnly detail, Array out, const std::string& resample, bool subtract, int threads,
+                   const std::string& isa_name) {
+    sk::Merge job;
+    job.resample = resample_of(resample);
+    job.subtract = subtract;
+    job.coarse = planes_of(coarse, "coarse");
+    job.detail = planes_of(detail, "detail");
+    job.out = planes_of(out, "out");
+    check_level(job.coarse, job.out, job.detail, job.resample);
+    const sk::Isa& isa = isa_of(isa_name);
+    nb::gil_scoped_release unlocked;
+    sk::merge(job, isa, threads);
+}
+
+void noise_levels(const std::vector<ReadOnly>& levels, const std::vector<Array>& noisy, const std::vector<Array>& velocities,
+                  Weights times, std::optional<nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>> mask,
+                  SeedSource seeds, uint32_t stream, int threads, const std::string& isa_name) {
+    const std::size_t count = levels.size();
+    if (count == 0 || noisy.size() != count || velocities.size() != count) wrong("there must be as many results as levels");
+    std::vector<sk::NoiseLevel> jobs(count);
+    for (std::size_t s = 0; s < count; ++s) {
+        sk::NoiseLevel& job = jobs[s];
+        job.x = planes_of(levels[s], "levels");
+        job.noisy = planes_of(noisy[s], "noisy");
+        job.velocity = planes_of(velocities[s], "velocities");
+        for (const sk::Planes* const result : {&job.noisy, &job.velocity}) {
+            same_planes(job.x, *result, "a level");
+            if (result->rows != job.x.rows || result->columns != job.x.columns) wrong("results must be as large as their levels");
+        }
+        const auto samples = static_cast<std::size_t>(job.x.samples);
+        if (times.shape(0) != samples || times.shape(1) != count) wrong("times must be [samples, levels]");
+        if (mask && (mask->shape(0) != samples || mask->shape(1) != count)) wrong("mask must be [samples, levels]");
+        job.times = times.data() + s;
+        job.shown = mask ? mask->data() + s : nullptr;
+        job.step = static_cast<int64_t>(count);
+        seeds_into(seeds, job.x.samples, job);
+        job.stream = stream + static_cast<uint32_t>(s);
+    }
+    const sk::Isa& isa = isa_of(isa_name);
+    nb::gil_scoped_release unlocked;
+    sk::noise_levels(jobs.data(), static_cast<int64_t>(count), isa, threads);
+}
+
+void update_moments(nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> moments, ReadOnly feature,
+                    nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> row, int threads,
+                    const std::string& isa_name) {
+    sk::Moments job;
+    job.count = static_cast<int64_t>(moments.shape(0));
+    job.size = static_cast<int64_t>(moments.shape(1));
+    if (row.shape(0) != moments.shape(0)) wrong("row must have one factor per moment");
+    if (feature.ndim() != 1 || feature.shape(0) != moments.shape(1) || (job.size > 1 && feature.stride(0) != 1)) {
+        wrong("feature must be flat, contiguous and as long as a moment");
+    }
+    job.moments = moments.data();
+    job.feature = feature.data();
+    job.dtype = dtype_of(feature.dtype());
+    job.row = row.data();
+    const sk::Isa& isa = isa_of(isa_name);
+    nb::gil_scoped_release unlocked;
+    sk::update_moments(job, isa, threads);
 }
 
 void normal(Array out, std::variant<int64_t, Seeds> seeds, uint32_t stream, int threads, const std::string& isa_name) {
@@ -237,20 +378,26 @@ NB_MODULE(_native, m) {
     m.def("plane_product", &plane_product, "out"_a.noconvert(), "x"_a.noconvert(), "other"_a.none(), "first"_a,
           "second"_a.none(), "corner"_a, "seeds"_a.none(), "stream"_a, "weights"_a, "threads"_a, "spectral"_a = false, "isa"_a = "",
           "out = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0 for views [B, C1, C2, h/p, p, w/p, p].");
-    m.def("haar", &haar, "out"_a.noconvert(), "x"_a.noconvert(), "inverse"_a, "threads"_a, "isa"_a = "",
-          "One level of Haar on 2x2 blocks, or its inverse, for views [B, C1, C2, h/p, p, w/p, p].");
+    m.def("haar", &haar, "out"_a.noconvert(), "x"_a.noconvert(), "other"_a.none(), "kind"_a, "second"_a, "seeds"_a.none(),
+          "stream"_a, "weights"_a, "threads"_a, "isa"_a = "",
+          "out = alpha (M X + beta N E) + gamma E + 0 by one level of Haar on 2x2 blocks, for views [B, C1, C2, h/p, p, w/p, p].");
+    m.def("pyramid_split", &pyramid_split, "x"_a.noconvert(), "coarse"_a.noconvert(), "detail"_a.noconvert(), "resample"_a,
+          "threads"_a, "isa"_a = "", "coarse = down(x), detail = x - up(coarse), for views [B, C1, C2, h/p, p, w/p, p].");
+    m.def("pyramid_merge", &pyramid_merge, "coarse"_a.noconvert(), "detail"_a.noconvert(), "out"_a.noconvert(), "resample"_a,
+          "subtract"_a, "threads"_a, "isa"_a = "", "out = detail + up(coarse), or detail - up(coarse).");
+    m.def("noise_levels", &noise_levels, "levels"_a, "noisy"_a, "velocities"_a, "times"_a, "mask"_a.none(), "seeds"_a.none(),
+          "stream"_a, "threads"_a, "isa"_a = "", "z = (1 - t) x + t e and v = e - x for every level, e from stream + level.");
+    m.def("update_moments", &update_moments, "moments"_a.noconvert(), "feature"_a.noconvert(), "row"_a, "threads"_a, "isa"_a = "",
+          "moments[m] += row[m] * feature in float32.");
     m.def("normal", &normal, "out"_a.noconvert(), "seeds"_a, "stream"_a, "threads"_a, "isa"_a = "",
           "Normal deviates into out [samples, planes, rows, columns].");
     m.def("forecast", &forecast, "out"_a.noconvert(), "features"_a, "weights"_a, "threads"_a, "isa"_a = "",
           "out[g] = sum of weights[g][k] features[k] in float32, k ascending.");
     m.def("table_values", [](const std::string& basis, const std::string& kind, int64_t fine, int64_t coarse) {
-        static constexpr const char* kinds[] = {"analysis", "synthesis", "up", "down", "lowpass"};
-        int at = 0;
-        while (at < 5 && kind != kinds[at]) ++at;
-        if (at == 5 || (basis != "dct" && basis != "fft")) wrong("unknown basis or kind");
+        if (basis != "dct" && basis != "fft") wrong("basis must be dct or fft");
         if (coarse < 1 || fine < coarse) wrong("fine must be at least coarse, and coarse at least 1");
         auto* values = new sk::Values(sk::table_values(basis == "dct" ? sk::Basis::dct : sk::Basis::fft,
-                                                       static_cast<sk::Kind>(at), fine, coarse));
+                                                       kind_of(kind), fine, coarse));
         nb::capsule owner(values, [](void* p) noexcept { delete static_cast<sk::Values*>(p); });
         return nb::ndarray<nb::numpy, double, nb::ndim<2>>(
             values->data.data(), {static_cast<size_t>(values->m), static_cast<size_t>(values->K)}, owner);

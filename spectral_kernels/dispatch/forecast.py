@@ -351,10 +351,16 @@ def update_moments(moments: Tensor, feature: Tensor, row: Tensor) -> None:
     [P]."""
     if moments.numel() == 0:
         return
-    if choose(moments) == "triton":
+    name = choose(moments)
+    if name == "triton":
         from spectral_kernels.kernels import forecast as kernels
 
         kernels.update_moments(moments, feature, row)
+        return
+    if name == "native" and feature.dtype != torch.float64 and moments.is_contiguous() and feature.is_contiguous():
+        from spectral_kernels.dispatch import native
+
+        native.update_moments(moments, feature, row)
         return
     factors = row.tolist() if row.device.type == "cpu" else row.unbind(0)
 

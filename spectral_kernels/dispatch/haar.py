@@ -9,14 +9,7 @@ A NaN or an infinity stays in its block: no other block is looked at.
 import torch
 from torch import Tensor
 
-from spectral_kernels.dispatch.product import Product
-
 CHUNK = 1 << 17  # fine pixels per pass: 1 MiB per float64 temporary, which stays in a core's cache
-
-
-def in_core(product: Product) -> bool:
-    """Whether the compiled core has this product: it has the transform and its inverse."""
-    return product.local and product.formula == "one" and product.kind in ("analysis", "synthesis")
 
 
 def local(x: Tensor, kind: str) -> Tensor:

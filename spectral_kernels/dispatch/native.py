@@ -69,6 +69,64 @@ def forecast(features: Sequence[Tensor], weights: Tensor, out: Tensor) -> None:
     _native.forecast(out.detach(), flat, weights.detach().to(torch.float32).contiguous(), torch.get_num_threads())
 
 
-def haar(out: Tensor, x: Tensor, inverse: bool) -> None:
-    """One level of Haar on 2x2 blocks, or its inverse, for views [B, C1, C2, h/p, p, w/p, p]."""
-    _native.haar(out.detach(), x.detach(), inverse, torch.get_num_threads())
+def update_moments(moments: Tensor, feature: Tensor, row: Tensor) -> None:
+    """moments[m] += row[m] * feature: contiguous float32 moments [P, F], feature [F] of float32 or a half type."""
+    factors = row.detach().to(torch.float32).contiguous()
+    _native.update_moments(moments.detach(), feature.detach(), factors, torch.get_num_threads())
+
+
+def haar(
+    out: Tensor,
+    x: Tensor,
+    other: Tensor | None,
+    kind: str,
+    second: str,
+    seeds: Tensor | int | None,
+    stream: int,
+    weights: Tensor,
+) -> None:
+    """out = alpha (M X + beta N E) + gamma E + 0 on 2x2 blocks, see dispatch/haar.py; views and weights as above."""
+    _native.haar(
+        out.detach(),
+        x.detach(),
+        None if other is None else other.detach(),
+        kind,
+        second,
+        seeds,
+        stream,
+        weights,
+        torch.get_num_threads(),
+    )
+
+
+def pyramid_split(x: Tensor, coarse: Tensor, detail: Tensor, resample: str) -> None:
+    """One level down for views [B, C1, C2, h, 1, w, 1]."""
+    _native.pyramid_split(x.detach(), coarse.detach(), detail.detach(), resample, torch.get_num_threads())
+
+
+def pyramid_merge(coarse: Tensor, detail: Tensor, out: Tensor, resample: str, subtract: bool) -> None:
+    """One level up for views [B, C1, C2, h, 1, w, 1]."""
+    threads = torch.get_num_threads()
+    _native.pyramid_merge(coarse.detach(), detail.detach(), out.detach(), resample, subtract, threads)
+
+
+def noise_levels(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    times: Tensor,
+    mask: Tensor | None,
+    seeds: Tensor | int | None,
+    stream: int,
+) -> None:
+    """All levels at once; `targets` are the noisy levels, then the velocities, as views of their layouts."""
+    views = [[view.detach() for view in views] for views in (sources, targets)]
+    _native.noise_levels(
+        views[0],
+        views[1][: len(sources)],
+        views[1][len(sources) :],
+        times.detach().contiguous(),
+        None if mask is None else mask.contiguous().view(torch.uint8),
+        seeds,
+        stream,
+        torch.get_num_threads(),
+    )

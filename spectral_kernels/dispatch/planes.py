@@ -60,11 +60,7 @@ def plane_product(
         from spectral_kernels.kernels import planes as by_tables
 
         (on_blocks if product.local else by_tables).launch(product, operands)
-    elif chosen == "native" and haar.in_core(product):
-        from spectral_kernels.dispatch import native
-
-        native.haar(operands.out, operands.x, kind == "synthesis")
-    elif chosen == "native" and not product.local:
+    elif chosen == "native":
         _native(product, operands)
     else:
         _torch(product, operands)
@@ -161,11 +157,15 @@ def _native(product: Product, operands: Operands) -> None:
     from spectral_kernels.dispatch import native
 
     out, x, other, seeds, times, base_seed, t = operands
+    source = base_seed if seeds is None else seeds
     rows = weights(product.formula, product.part, t if times is None else times, product.ratio)
     if times is None:
         table = torch.tensor([rows], dtype=torch.float64, device="cpu")
     else:
         table = torch.stack([torch.as_tensor(row) for row in rows], 1)
+    if product.local:
+        native.haar(out, x, other, product.kind, product.second, source, product.stream, table)
+        return
     native.plane_product(
         out,
         x,
@@ -174,7 +174,7 @@ def _native(product: Product, operands: Operands) -> None:
         product.names(product.second) if product.second else None,
         product.coarse if product.second == "synthesis" else (0, 0),
         product.mode(x),
-        base_seed if seeds is None else seeds,
+        source,
         product.stream,
         table,
     )

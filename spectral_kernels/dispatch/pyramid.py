@@ -24,10 +24,17 @@ def split(x: Tensor, size: Sequence[int], resample: str) -> tuple[Tensor, Tensor
     coarse, detail = _split_outputs(x, size)
     if detail.numel() == 0:
         return coarse, detail
-    if choose(x) == "triton":
-        from spectral_kernels.kernels import pyramid as kernels
+    chosen = choose(x)
+    if chosen != "torch":
+        views = _view(x), _view(coarse), _view(detail)
+        if chosen == "triton":
+            from spectral_kernels.kernels import pyramid as kernels
 
-        kernels.split(_view(x), _view(coarse), _view(detail), resample)
+            kernels.split(*views, resample)
+        else:
+            from spectral_kernels.dispatch import native
+
+            native.pyramid_split(*views, resample)
         return coarse, detail
     planes, low, high = (_planes(tensor) for tensor in (x, coarse, detail))
     for part in _chunks(planes):
@@ -68,10 +75,17 @@ def merge(coarse: Tensor, detail: Tensor, resample: str, subtract: bool) -> Tens
     out = detail.new_empty(detail.shape)
     if out.numel() == 0:
         return out
-    if choose(detail) == "triton":
-        from spectral_kernels.kernels import pyramid as kernels
+    chosen = choose(detail)
+    if chosen != "torch":
+        views = _view(coarse), _view(detail), _view(out)
+        if chosen == "triton":
+            from spectral_kernels.kernels import pyramid as kernels
 
-        kernels.merge(_view(coarse), _view(detail), _view(out), resample, subtract)
+            kernels.merge(*views, resample, subtract)
+        else:
+            from spectral_kernels.dispatch import native
+
+            native.pyramid_merge(*views, resample, subtract)
         return out
     low, high, result = (_planes(tensor) for tensor in (coarse, detail, out))
     for part in _chunks(high):
@@ -129,10 +143,16 @@ def noise_levels(
     layout = names.split(",")
     targets = [layouts.view(y, layout[i % len(levels)], levels[i % len(levels)].shape[-2:]) for i, y in enumerate(out)]
     sources = [_view(x) for x in levels]
-    if choose(levels[0]) == "triton":
+    chosen = choose(levels[0])
+    if chosen == "triton":
         from spectral_kernels.kernels import pyramid as kernels
 
         kernels.noise_levels(sources, targets, times, mask, seeds, base_seed, stream)
+        return out
+    if chosen == "native":
+        from spectral_kernels.dispatch import native
+
+        native.noise_levels(sources, targets, times, mask, base_seed if seeds is None else seeds, stream)
         return out
     for s, x in enumerate(levels):
         _noise_level(
