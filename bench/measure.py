@@ -88,7 +88,9 @@ def quantiles(samples: Sequence[float]) -> list[float]:
 
 
 def relative_error(answer: Any, expected: np.ndarray) -> float:
-    """||answer - expected|| / ||expected|| in float64."""
+    """||answer - expected|| / ||expected|| in float64; several tensors are compared flat, one after the other."""
+    if isinstance(answer, list | tuple):  # several tensors, end to end
+        answer = torch.cat([torch.as_tensor(part).flatten() for part in answer])
     if hasattr(answer, "get"):  # CuPy
         answer = answer.get()
     found = answer.detach().cpu().double().numpy() if isinstance(answer, torch.Tensor) else np.asarray(answer)

@@ -119,6 +119,22 @@ def pyramid_rows() -> list[Row]:
             for part, result in [("noisy", noisy), ("velocities", velocities)]:
                 more = {"times": times, "seed": 2**40, "part": part, "level": 2}
                 rows.append({"op": "noise_levels", **given, **more, "sha256": digest(packed(result[2], dtype))})
+    orthonormal: list[tuple[list[int], int, str, str]] = [
+        # shape, levels, basis, dtype
+        ([2, 3, 12, 20], 3, "haar", "float32"),
+        ([1, 2, 6, 34], 2, "haar", "bfloat16"),
+        ([1, 2, 12, 20], 3, "dct", "float32"),
+        ([3, 10, 6], 2, "dct", "float16"),
+    ]
+    for shape, levels, basis, dtype in orthonormal:
+        x = pyramid.stored(noise.normal(shape, 7).astype(np.float64), dtype)
+        found = pyramid.orthonormal_pyramid(x, levels, basis, dtype)
+        given = {"shape": shape, "levels": levels, "basis": basis, "dtype": dtype}
+        for level in range(levels):
+            values = packed(found[level], dtype)
+            rows.append({"op": "laplacian_pyramid", **given, "level": level, "sha256": digest(values)})
+        again = pyramid.orthonormal_reconstruct(found, basis, dtype)
+        rows.append({"op": "laplacian_reconstruct", **given, "sha256": digest(packed(again, dtype))})
     return rows
 
 

@@ -138,6 +138,55 @@ def reconstruct(levels: list[Floats], resample: str = "area", dtype: str = "floa
     return fine
 
 
+def bands(coefficients: Floats, size: Size) -> Floats:
+    """The high columns, the high rows and both of a plane of coefficients [C, H, W], as [3 C, h, w]."""
+    h, w = size
+    return np.concatenate([coefficients[..., :h, w:], coefficients[..., h:, :w], coefficients[..., h:, w:]], axis=-3)
+
+
+def joined(low: Floats, high: Floats) -> Floats:
+    """The plane of coefficients from its low quarter and its `bands`."""
+    right, below, both = np.split(high, 3, axis=-3)
+    return np.concatenate([np.concatenate([low, right], -1), np.concatenate([below, both], -1)], -2)
+
+
+def orthonormal_pyramid(x: Floats, levels: int, basis: str, dtype: str = "float32") -> list[Floats]:
+    """A pyramid with as many numbers as the image [..., C, H, W] has pixels; sides are halved and must be even.
+
+        "haar"   coarse = LL / 2, the mean of 2 x 2;    detail = the bands LH, HL, HH of `dwt2`
+        "dct"    coarse = `truncate` with the mean kept; detail = the three high quarters of the spectrum, each brought
+                 back to a grid of its own
+
+    Every intermediate plane of coefficients is stored in the type.
+    """
+    found: list[Floats] = []
+    fine = stored(x, dtype)
+    for _ in range(levels - 1):
+        size = fine.shape[-2] // 2, fine.shape[-1] // 2
+        if basis == "haar":
+            spectrum = stored(expand.transform(fine, basis="haar", coarse=size), dtype)
+            found.insert(0, bands(spectrum, size))
+            fine = stored(spectrum[..., : size[0], : size[1]] / 2, dtype)
+        else:
+            spectrum = stored(expand.transform(fine), dtype)
+            found.insert(0, stored(expand.transform(bands(spectrum, size), inverse=True), dtype))
+            fine = stored(expand.truncate(fine, size), dtype)
+    return [fine, *found]
+
+
+def orthonormal_reconstruct(levels: list[Floats], basis: str, dtype: str = "float32") -> Floats:
+    """The image of an `orthonormal_pyramid`; the first levels alone give the preview at their size."""
+    fine = levels[0]
+    for detail in levels[1:]:
+        if basis == "haar":
+            low, high, coarse = stored(fine * 2, dtype), detail, fine.shape[-2:]
+        else:
+            low, high = (stored(expand.transform(plane), dtype) for plane in (fine, detail))
+            low, coarse = stored(low * 2, dtype), None
+        fine = stored(expand.transform(joined(low, high), basis=basis, inverse=True, coarse=coarse), dtype)
+    return fine
+
+
 def noise_levels(
     levels: Sequence[Floats],
     times: ArrayLike,

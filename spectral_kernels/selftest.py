@@ -108,10 +108,16 @@ def _forecast(
 
 
 def _pyramid(
-    shape: list[int], levels: int, resample: str, dtype: str, device: torch.device, level: int | None = None
+    shape: list[int],
+    levels: int,
+    dtype: str,
+    device: torch.device,
+    resample: str = "area",
+    basis: str | None = None,
+    level: int | None = None,
 ) -> Tensor:
-    found = laplacian_pyramid(_drawn(shape, 7, dtype, device), levels, resample)
-    return laplacian_reconstruct(found, resample) if level is None else found[level]
+    found = laplacian_pyramid(_drawn(shape, 7, dtype, device), levels, resample, basis=basis)
+    return laplacian_reconstruct(found, resample, basis=basis) if level is None else found[level]
 
 
 def _noise_levels(

@@ -4,12 +4,12 @@
 #include <initializer_list>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "bases.hpp"
 #include "check.hpp"
 #include "forecast.hpp"
+#include "haar.hpp"
 #include "noise.hpp"
 #include "planes.hpp"
 #include "spectral_kernels.h"
@@ -28,12 +28,6 @@ namespace {
 
 using namespace sk;
 
-int threads_of(int32_t asked) {
-    if (asked > 0) return asked < 1024 ? asked : 1024;
-    const unsigned here = std::thread::hardware_concurrency();
-    return here > 0 ? static_cast<int>(here) : 1;
-}
-
 sk_status usable(const sk_plan* plan, std::initializer_list<sk_operation> operations) {
     if (!plan) return SK_NULL_POINTER;
     for (const sk_operation operation : operations) {
@@ -45,13 +39,24 @@ sk_status usable(const sk_plan* plan, std::initializer_list<sk_operation> operat
 Job job_of(const sk_plan& plan) {
     Job job;
     job.mode = plan.mode;
+    if (plan.grids.local) return job;
     job.term[0] = {&plan.first[0]->folded(), &plan.first[1]->folded()};
     if (plan.second[0]) job.term[1] = {&plan.second[0]->folded(), &plan.second[1]->folded()};
     return job;
 }
 
+// The maps of an operation's first and, where it has one, second term.
+constexpr Kind kFirst[] = {Kind::up, Kind::down, Kind::analysis, Kind::synthesis, Kind::up};
+constexpr Kind kSecond[] = {Kind::synthesis, Kind::synthesis, Kind::synthesis, Kind::synthesis, Kind::lowpass};
+
 sk_status run(const sk_plan& plan, const Job& job) {
-    plane_product(job, *plan.isa, plan.threads);
+    if (plan.grids.local) {
+        const Haar local{job.out,   job.x,         job.other,  kFirst[plan.operation], kSecond[plan.operation], job.has_other, job.has_second,
+                         job.seeds, job.base_seed, job.stream, job.weights,            job.weight_stride};
+        haar(local, *plan.isa, plan.threads);
+    } else {
+        plane_product(job, *plan.isa, plan.threads);
+    }
     return SK_OK;
 }
 
@@ -76,7 +81,7 @@ const char* sk_status_string(int32_t status) {
         case SK_NULL_POINTER: return "a pointer that must not be null is null";
         case SK_BAD_STRUCT: return "struct_size is not one this library knows; start from sk_default_*() or sk_contiguous()";
         case SK_UNKNOWN_ENUM: return "an enum value this library does not know";
-        case SK_BAD_SIZE: return "a size is negative, zero, too large, or the fine grid is smaller than the coarse one";
+        case SK_BAD_SIZE: return "a size is negative, zero or too large, or the coarse one does not lead to the fine one";
         case SK_BAD_PATCH: return "patch must be at least 1 and divide both sides of a plane";
         case SK_WRONG_SHAPE: return "an array does not have the plane size of the plan, or the batches differ";
         case SK_WRONG_DTYPE: return "the plan was made for another dtype; float64 needs a plan of its own";
@@ -141,15 +146,13 @@ sk_status sk_plan_create(sk_plan** out, const sk_plan_options* options) {
         plan->mode = options->dtype == SK_FLOAT64 ? Mode::f64 : options->precision == SK_FAST ? Mode::f32 : Mode::exact;
         plan->threads = threads_of(options->threads);
         plan->isa = &best_isa();
-        static constexpr Kind first[] = {Kind::up, Kind::down, Kind::analysis, Kind::synthesis, Kind::up};
-        for (int axis = 0; axis < 2; ++axis) {
+        for (int axis = 0; axis < 2 && !grids.local; ++axis) {
             const auto build = [&](Kind kind, std::optional<Table>& table) {
                 const Values values = table_values(static_cast<Basis>(options->basis), kind, grids.fine[axis], grids.coarse[axis]);
                 table.emplace(plan->mode, values.m, values.K, values.data.data());
             };
-            build(first[plan->operation], plan->first[axis]);
-            if (plan->operation == SK_EXPAND) build(Kind::synthesis, plan->second[axis]);
-            if (plan->operation == SK_LIFT) build(Kind::lowpass, plan->second[axis]);
+            build(kFirst[plan->operation], plan->first[axis]);
+            if (plan->operation == SK_EXPAND || plan->operation == SK_LIFT) build(kSecond[plan->operation], plan->second[axis]);
         }
         *out = plan.release();
         return SK_OK;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
+#include <thread>
 #include <utility>
 
 namespace sk {
@@ -118,6 +119,17 @@ sk_status checked_times(const double* t, int64_t count, int64_t samples, bool ze
     return SK_OK;
 }
 
+int threads_of(int32_t asked) {
+    if (asked > 0) return asked < 1024 ? asked : 1024;
+    const unsigned here = std::thread::hardware_concurrency();
+    return here > 0 ? static_cast<int>(here) : 1;
+}
+
+sk_status numbered(const sk_array& array) {
+    const bool fits = array.columns <= INT64_C(1) << 32 && array.rows <= INT64_C(1) << 34 && array.planes <= INT64_C(1) << 32;
+    return fits ? SK_OK : SK_BAD_SIZE;
+}
+
 sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples) {
     if (!seeds) return SK_NULL_POINTER;
     if (count != 1 && count != samples) return SK_BAD_SEED;
@@ -131,16 +143,21 @@ sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples) {
 sk_status checked_options(const sk_plan_options* options, Grids& grids) {
     if (!options) return SK_NULL_POINTER;
     if (options->struct_size != static_cast<int64_t>(sizeof(sk_plan_options))) return SK_BAD_STRUCT;
-    if (options->operation < SK_EXPAND || options->operation > SK_LIFT || options->basis < SK_DCT || options->basis > SK_FFT ||
+    if (options->operation < SK_EXPAND || options->operation > SK_LIFT || options->basis < SK_DCT || options->basis > SK_HAAR ||
         options->dtype < SK_FLOAT32 || options->dtype > SK_FLOAT64 || options->precision < SK_EXACT ||
         options->precision > SK_FAST) {
         return SK_UNKNOWN_ENUM;
     }
-    const bool square = options->operation == SK_ANALYSIS || options->operation == SK_SYNTHESIS;
+    const bool haar = options->basis == SK_HAAR;
+    const bool square = !haar && (options->operation == SK_ANALYSIS || options->operation == SK_SYNTHESIS);
+    grids.local = haar;
     for (int axis = 0; axis < 2; ++axis) {
         grids.fine[axis] = options->fine[axis];
         grids.coarse[axis] = square ? options->fine[axis] : options->coarse[axis];
         if (grids.coarse[axis] < 1 || grids.fine[axis] < grids.coarse[axis] || grids.fine[axis] > SK_MAX_SIDE) return SK_BAD_SIZE;
+        const int64_t factor = grids.fine[axis] / grids.coarse[axis];
+        if (haar && (grids.coarse[axis] * factor != grids.fine[axis] || (factor & (factor - 1)) != 0)) return SK_BAD_SIZE;
+        grids.local = grids.local && factor == 2;
     }
     grids.f64 = options->dtype == SK_FLOAT64;
     return options->threads < 0 ? SK_BAD_SIZE : SK_OK;
@@ -208,7 +225,7 @@ sk_status checked_lift(const Grids& grids, const sk_array* z, const sk_array* v,
 sk_status checked_normal(const sk_array* y, const int64_t* seeds, int64_t seed_count, Planes& out) {
     SK_TRY(checked(y, true, out));
     if (y->patch != 1) return SK_BAD_PATCH;
-    if (y->columns > INT64_C(1) << 32 || y->rows > INT64_C(1) << 34 || y->planes > INT64_C(1) << 32) return SK_BAD_SIZE;
+    SK_TRY(numbered(*y));
     return checked_seeds(seeds, seed_count, out.samples);
 }
 

@@ -29,6 +29,9 @@ sk_status guarded(F&& body) noexcept {
     }
 }
 
+// As many as asked for, 0 for as many as the machine has.
+int threads_of(int32_t asked);
+
 // Everything about one array that does not depend on others; fills `planes`.
 sk_status checked(const sk_array* array, bool output, Planes& planes);
 
@@ -43,6 +46,7 @@ sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples);
 struct Grids {
     int64_t coarse[2] = {}, fine[2] = {};
     bool f64 = false;
+    bool local = false;  // Haar at ratio 2 both ways, which has no tables
     double ratio() const;
 };
 
@@ -54,6 +58,9 @@ sk_status checked_expand(const Grids& grids, const sk_array* x, const double* t,
 sk_status checked_single(const Grids& grids, const sk_array* x, const sk_array* y, bool down, Job& job);
 sk_status checked_lift(const Grids& grids, const sk_array* z, const sk_array* v, const double* t, int64_t t_count,
                        const sk_array* y, Job& job);
+
+// Whether the noise can number the rows, columns and planes.
+sk_status numbered(const sk_array& array);
 
 sk_status checked_normal(const sk_array* y, const int64_t* seeds, int64_t seed_count, Planes& out);
 

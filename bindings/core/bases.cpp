@@ -108,6 +108,24 @@ Values analysis(Basis basis, int64_t n) {
     return t;
 }
 
+// Means, then differences of blocks from the largest to pairs; entries +-sqrt(1 / block), correctly rounded.
+Values haar_analysis(int64_t fine, int64_t coarse) {
+    Values t{fine, fine, std::vector<double>(static_cast<std::size_t>(fine) * fine)};
+    const auto fill = [&](int64_t row, int64_t from, int64_t to, double value) {
+        for (int64_t j = from; j < to; ++j) t.data[row * fine + j] = value;
+    };
+    int64_t block = fine / coarse, row = 0;
+    for (; row < coarse; ++row) fill(row, row * block, (row + 1) * block, std::sqrt(1.0 / static_cast<double>(block)));
+    for (; block > 1; block /= 2) {
+        const double value = std::sqrt(1.0 / static_cast<double>(block));
+        for (int64_t at = 0; at < fine; at += block, ++row) {
+            fill(row, at, at + block / 2, value);
+            fill(row, at + block / 2, at + block, -value);
+        }
+    }
+    return t;
+}
+
 Values transposed(const Values& t) {
     Values result{t.K, t.m, std::vector<double>(t.data.size())};
     for (int64_t i = 0; i < t.m; ++i) {
@@ -166,13 +184,13 @@ Values exact_product(const Values& a, const Values& b) {
 }  // namespace
 
 Values table_values(Basis basis, Kind kind, int64_t fine, int64_t coarse) {
-    Values t = analysis(basis, fine);
+    Values t = basis == Basis::haar ? haar_analysis(fine, coarse) : analysis(basis, fine);
     if (kind == Kind::analysis) return t;
     if (kind == Kind::synthesis) return transposed(t);
     t.m = coarse;
     t.data.resize(static_cast<std::size_t>(coarse) * fine);
     if (kind == Kind::lowpass) return exact_product(transposed(t), t);
-    Values up = exact_product(transposed(t), analysis(basis, coarse));
+    Values up = basis == Basis::haar ? transposed(t) : exact_product(transposed(t), analysis(basis, coarse));
     return kind == Kind::up ? up : transposed(up);
 }
 

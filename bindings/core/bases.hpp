@@ -9,7 +9,7 @@
 
 namespace sk {
 
-enum class Basis { dct, fft };
+enum class Basis { dct, fft, haar };
 
 struct Values {
     int64_t m = 0, K = 0;
@@ -17,6 +17,7 @@ struct Values {
 };
 
 // analysis T_H, synthesis T_H^T, up T_H[:h]^T T_h, down its transpose, lowpass T_H[:h]^T T_H[:h]; throws std::bad_alloc.
+// `fine` is `coarse` times a power of two in the Haar basis, whose coarse state is its lowpass band.
 Values table_values(Basis basis, Kind kind, int64_t fine, int64_t coarse);
 
 }  // namespace sk

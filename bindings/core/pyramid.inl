@@ -29,11 +29,18 @@ inline void store_line(const Planes& p, int64_t at, const T* from) {
     });
 }
 
-// Values as they will be stored. Here and below a result may replace an operand, element by element, which ivdep allows.
+// A result may replace an operand, element by element.
+#if defined(__clang__)
+#define SK_IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define SK_IVDEP _Pragma("GCC ivdep")
+#endif
+
+// Values as they will be stored.
 template <class T>
 inline void round_line(Dtype dtype, int64_t count, const double* from, T* to) {
     const auto each = [&](auto round) {
-#pragma GCC ivdep
+        SK_IVDEP
         for (int64_t j = 0; j < count; ++j) to[j] = static_cast<T>(round(from[j] + 0.0));
     };
     switch (dtype) {
@@ -46,13 +53,13 @@ inline void round_line(Dtype dtype, int64_t count, const double* from, T* to) {
 
 template <class T>
 inline void subtract(int64_t count, const T* from, const T* what, T* to) {
-#pragma GCC ivdep
+    SK_IVDEP
     for (int64_t j = 0; j < count; ++j) to[j] = from[j] - what[j];
 }
 
 template <class T>
 inline void add(int64_t count, const T* a, const T* b, T* to) {
-#pragma GCC ivdep
+    SK_IVDEP
     for (int64_t j = 0; j < count; ++j) to[j] = a[j] + b[j];
 }
 
@@ -135,7 +142,7 @@ inline Pair pair_of(int64_t i, int64_t m, int64_t n) {
 
 inline void blend(int64_t count, const double* a, const double* b, double weight, double* to) {
     const double rest = 1.0 - weight;
-#pragma GCC ivdep
+    SK_IVDEP
     for (int64_t j = 0; j < count; ++j) to[j] = rest * a[j] + weight * b[j];
 }
 

@@ -12,6 +12,8 @@
  *     sk_transform   y = T x T^T, or T^T x T
  *     sk_lift        v' = u (A_H v A_W^T - (L_H z L_W^T) / t') + z / t'
  *
+ * Beside these: noise, forecasts of features, pyramids.
+ *
  * Numbers: float32, float16 and bfloat16 arrays give the same bits on every machine, for any number of threads and any
  * strides, correctly rounded in practice; float64 arrays are computed in plain float64 (1e-12). A NaN or an infinity
  * makes its plane the quiet NaN and no other. Noise is Philox 4x32-10, a pure function of (seed, stream, plane of the
@@ -51,7 +53,7 @@ typedef enum sk_status {
     SK_NULL_POINTER = 1,   /* a pointer that must not be null is null */
     SK_BAD_STRUCT = 2,     /* struct_size is not one this library knows: start from sk_default_*() */
     SK_UNKNOWN_ENUM = 3,   /* an enum value this library does not know */
-    SK_BAD_SIZE = 4,       /* a negative or too large size, a side of 0, fine smaller than coarse, more than 2^62 bytes */
+    SK_BAD_SIZE = 4,       /* a size is negative, zero or too large, or the coarse one does not lead to the fine one */
     SK_BAD_PATCH = 5,      /* patch below 1, or a side that is not a multiple of it */
     SK_WRONG_SHAPE = 6,    /* an array does not have the plane size of the plan, or batches differ */
     SK_WRONG_DTYPE = 7,    /* float64 and other types mixed, or not what the plan was made for */
@@ -73,7 +75,13 @@ typedef enum sk_status {
 } sk_status;
 
 typedef enum sk_dtype { SK_FLOAT32 = 0, SK_FLOAT16 = 1, SK_BFLOAT16 = 2, SK_FLOAT64 = 3 } sk_dtype;
-typedef enum sk_basis { SK_DCT = 0, SK_FFT = 1 } sk_basis; /* orthonormal DCT-II; real Fourier 1, cos 1, sin 1, ... */
+
+/*
+ * Orthonormal DCT-II; real Fourier 1, cos 1, sin 1, ...; Haar, whose coarse state is its lowpass band (T_h = 1) and whose
+ * fine sides are the coarse ones times powers of two. At ratio 2 both ways Haar is computed on 2 x 2 blocks: one read, one
+ * write, and a NaN stays in its block.
+ */
+typedef enum sk_basis { SK_DCT = 0, SK_FFT = 1, SK_HAAR = 2 } sk_basis;
 typedef enum sk_operation { SK_EXPAND = 0, SK_TRUNCATE = 1, SK_ANALYSIS = 2, SK_SYNTHESIS = 3, SK_LIFT = 4 } sk_operation;
 
 /* SK_EXACT promises bits. SK_FAST computes in float32, relative error below (h + w + H + W) 2^-24, no promise of bits. */
@@ -112,7 +120,7 @@ typedef struct sk_plan_options {
     int32_t basis;     /* SK_DCT */
     int32_t dtype;     /* SK_FLOAT32; SK_FLOAT64 makes a plan for float64 arrays, any other one for the three others */
     int32_t precision; /* SK_EXACT */
-    int64_t coarse[2]; /* h, w; ignored by SK_ANALYSIS and SK_SYNTHESIS */
+    int64_t coarse[2]; /* h, w; SK_ANALYSIS and SK_SYNTHESIS: where SK_HAAR leads down to, ignored in the other bases */
     int64_t fine[2];   /* H, W */
     int32_t threads;   /* 0: as many as the machine has */
     int32_t reserved;  /* 0 */
@@ -168,6 +176,45 @@ SK_API sk_status sk_normal(const sk_array *y, const int64_t *seeds, int64_t seed
  */
 SK_API sk_status sk_forecast(const void *const *features, int64_t count, const float *weights, int64_t targets, int64_t size,
                              int32_t dtype, void *out, int32_t threads);
+
+/*
+ * The update of moments, which stand for all features of a run: moments[m][i] += row[m] feature[i], float32, product and
+ * sum rounded apart. `moments` is [count][size] and is read and written; `dtype` is the feature's: float32 or a half type.
+ */
+SK_API sk_status sk_update_moments(float *moments, int64_t count, const void *feature, const float *row, int64_t size,
+                                   int32_t dtype, int32_t threads);
+
+/*
+ * Pyramids, level by level from the finest: coarse = down(x), detail = x - up(coarse); back: x = up(coarse) + detail.
+ *
+ *     SK_AREA        down: mean of blocks of ceil(H / h) x ceil(W / w) pixels, the last ones may be smaller; up: nearest
+ *     SK_BILINEAR    linear interpolation at pixel centres, both ways
+ *     SK_SAME_SIZE   no resampling: for levels brought to one size by sk_truncate and sk_expand (merge only)
+ *
+ * Sums are float64 in the order of reference/pyramid.py; a coarse pixel is rounded before its detail is taken. A NaN stays
+ * with the pixels computed from it. All arrays of a call have one dtype.
+ */
+typedef enum sk_resample { SK_AREA = 0, SK_BILINEAR = 1, SK_SAME_SIZE = 2 } sk_resample;
+
+/* x [H, W] -> coarse [h, w] and detail [H, W], whose bits depend on coarse as it is stored. */
+SK_API sk_status sk_pyramid_split(const sk_array *x, int32_t resample, const sk_array *coarse, const sk_array *detail,
+                                  int32_t threads);
+
+/* coarse [h, w] and detail [H, W] -> y = up(coarse) + detail; subtract = 1: y = detail - up(coarse). */
+SK_API sk_status sk_pyramid_merge(const sk_array *coarse, const sk_array *detail, int32_t resample, int32_t subtract,
+                                  const sk_array *y, int32_t threads);
+
+/* Most levels of one call. */
+#define SK_MAX_LEVELS 64
+
+/*
+ * Every level at its own time in one call: noisy = (1 - t) x + t e, velocity = e - x, with e the noise of sk_normal in
+ * stream + level (modulo 2^32). levels, noisy and velocities hold `count` arrays; times is [samples][count], each in [0, 1];
+ * where mask [samples][count] is 0 the noisy level is 0; mask may be null.
+ */
+SK_API sk_status sk_noise_levels(const sk_array *levels, int64_t count, const double *times, const uint8_t *mask,
+                                 const int64_t *seeds, int64_t seed_count, uint32_t stream, const sk_array *noisy,
+                                 const sk_array *velocities, int32_t threads);
 
 #ifdef __cplusplus
 }

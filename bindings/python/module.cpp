@@ -394,10 +394,10 @@ NB_MODULE(_native, m) {
     m.def("forecast", &forecast, "out"_a.noconvert(), "features"_a, "weights"_a, "threads"_a, "isa"_a = "",
           "out[g] = sum of weights[g][k] features[k] in float32, k ascending.");
     m.def("table_values", [](const std::string& basis, const std::string& kind, int64_t fine, int64_t coarse) {
-        if (basis != "dct" && basis != "fft") wrong("basis must be dct or fft");
+        const sk::Basis of = basis == "fft" ? sk::Basis::fft : basis == "haar" ? sk::Basis::haar : sk::Basis::dct;
+        if (of == sk::Basis::dct && basis != "dct") wrong("basis must be dct, fft or haar");
         if (coarse < 1 || fine < coarse) wrong("fine must be at least coarse, and coarse at least 1");
-        auto* values = new sk::Values(sk::table_values(basis == "dct" ? sk::Basis::dct : sk::Basis::fft,
-                                                       kind_of(kind), fine, coarse));
+        auto* values = new sk::Values(sk::table_values(of, kind_of(kind), fine, coarse));
         nb::capsule owner(values, [](void* p) noexcept { delete static_cast<sk::Values*>(p); });
         return nb::ndarray<nb::numpy, double, nb::ndim<2>>(
             values->data.data(), {static_cast<size_t>(values->m), static_cast<size_t>(values->K)}, owner);

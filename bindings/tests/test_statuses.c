@@ -49,7 +49,7 @@ static void test_plans(void) {
     WITH(struct_size, -1, SK_BAD_STRUCT);
     WITH(operation, 5, SK_UNKNOWN_ENUM);
     WITH(operation, -1, SK_UNKNOWN_ENUM);
-    WITH(basis, 2, SK_UNKNOWN_ENUM);
+    WITH(basis, 3, SK_UNKNOWN_ENUM);
     WITH(dtype, 4, SK_UNKNOWN_ENUM);
     WITH(precision, 2, SK_UNKNOWN_ENUM);
     WITH(coarse[0], 0, SK_BAD_SIZE);
