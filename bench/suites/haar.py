@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Haar at the size of a video latent, against PyWavelets and ptwt: one level each way, and an expansion."""
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,8 @@ def _levels(name: str, x: Tensor) -> Iterator[Case]:
 
 
 def _expansion(name: str, low: Tensor, noise: Tensor) -> Case:
-    size, kappa = noise.shape[-2:], peers.kappa(tuple(low.shape), noise.shape[-2:], T)
+    size = (noise.shape[-2], noise.shape[-1])
+    kappa = peers.kappa(tuple(low.shape), size, T)
     bands = _quarters(noise)[1:]
 
     def expected() -> np.ndarray:
@@ -69,7 +71,7 @@ def _expansion(name: str, low: Tensor, noise: Tensor) -> Case:
         flops=6 * noise.numel(),
         expected=expected,
         providers=[
-            *ours(low, lambda: sk.dwt_expand(low, size=tuple(size), t=T, noise=noise).x, TOLERANCE),
+            *ours(low, lambda: sk.dwt_expand(low, size=size, t=T, noise=noise).x, TOLERANCE),
             *_expanding_peers(low, bands, kappa),
             copy(noise),
         ],
@@ -116,7 +118,7 @@ def _peers(given: Tensor, inverse: bool) -> list[Provider]:
     if peers.missing("ptwt"):
         found.append(Provider("ptwt", missing=peers.missing("ptwt")))
     else:
-        import ptwt
+        ptwt: Any = importlib.import_module("ptwt")  # it exports its names at run time only
 
         parts = [part.contiguous() for part in _quarters(given)]
 
@@ -156,7 +158,7 @@ def _expanding_peers(low: Tensor, bands: Any, kappa: float) -> list[Provider]:
     if peers.missing("ptwt"):
         found.append(Provider("ptwt", missing=peers.missing("ptwt")))
     else:
-        import ptwt
+        ptwt: Any = importlib.import_module("ptwt")  # it exports its names at run time only
 
         parts = [band.contiguous() for band in bands]
 
