@@ -37,12 +37,17 @@ def split(x: Tensor, size: Sequence[int], resample: str) -> tuple[Tensor, Tensor
             native.pyramid_split(*views, resample)
         return coarse, detail
     planes, low, high = (_planes(tensor) for tensor in (x, coarse, detail))
+    # Interpolation at exactly half the size is the mean of four, and halves are exact.
+    halved = (2 * low.shape[-2], 2 * low.shape[-1]) == high.shape[-2:]
     for part in _chunks(planes):
         given = planes[part]
-        mean = _area_down(given, low.shape[-2:]) if resample == "area" else _bilinear(given, low.shape[-2:])
-        low[part] = _stored(mean, x.dtype)
-        up = _up(low[part], high.shape[-2:], resample)
-        high[part] = _stored(_sum(given, up, subtract=True), x.dtype)
+        down = _area_down if resample == "area" or halved else _bilinear
+        low[part] = _stored(down(given, low.shape[-2:]), x.dtype)
+        if resample == "area":
+            _nearest(given, low[part], high[part], True)
+            _one_nan(high[part], low[part])
+        else:
+            high[part] = _stored(given - _bilinear(low[part], high.shape[-2:]), x.dtype)
     return coarse, detail
 
 
@@ -89,8 +94,12 @@ def merge(coarse: Tensor, detail: Tensor, resample: str, subtract: bool) -> Tens
         return out
     low, high, result = (_planes(tensor) for tensor in (coarse, detail, out))
     for part in _chunks(high):
-        up = _up(low[part], high.shape[-2:], resample)
-        result[part] = _stored(_sum(high[part], up, subtract), out.dtype)
+        if resample == "bilinear":
+            up = _bilinear(low[part], high.shape[-2:])
+            result[part] = _stored(high[part] - up if subtract else up + high[part], out.dtype)
+        else:
+            _nearest(high[part], low[part], result[part], subtract)
+            _one_nan(result[part], result[part])
     return out
 
 
@@ -233,26 +242,37 @@ def _stored(y: Tensor, dtype: torch.dtype) -> Tensor:
     return y.to(dtype)
 
 
-def _sum(fine: Tensor, up: Tensor, subtract: bool) -> Tensor:
-    """fine - up or fine + up. In float32 where both are at most that: float64 and a second rounding give the same bits
-    (53 >= 2 * 24 + 2 digits)."""
-    if up.dtype not in (torch.float64, torch.float32):
-        up = up.to(torch.float32)
-    fine = fine.to(up.dtype) if fine.dtype != torch.float64 else fine
-    return fine - up if subtract else fine + up
+def _one_nan(y: Tensor, witness: Tensor) -> None:
+    """Every NaN of `y` the quiet one; there is none where the sum of the smaller `witness` is finite."""
+    kind = torch.float64 if y.dtype == torch.float64 else torch.float32
+    if y.device.type != "cpu" or not math.isfinite(witness.sum(dtype=kind).item()):
+        y.masked_fill_(y.isnan(), torch.nan)
+
+
+def _nearest(fine: Tensor, low: Tensor, out: Tensor, subtract: bool) -> None:
+    """fine - up(low) or fine + up(low), in their own type: one operation on stored numbers has the same bits in float64
+    with a second rounding (53 >= 2 * 24 + 2 digits)."""
+    (h, w), (H, W) = low.shape[-2:], fine.shape[-2:]
+    f, g = -(-H // h), -(-W // w)
+    # A zero of `low` gets the sign with which no zero of the result can be negative.
+    low = low.neg().add_(0.0).neg_() if subtract else low + 0.0
+    line = low if g == 1 else low[..., None].expand(-1, -1, -1, g).reshape(len(low), h, w * g)[..., :W]
+    for a in range(f):
+        rows = fine[:, a::f]
+        (torch.sub if subtract else torch.add)(rows, line[:, : rows.shape[1]], out=out[:, a::f])
 
 
 def _area_down(x: Tensor, size: Sequence[int]) -> Tensor:
     (H, W), (h, w) = x.shape[-2:], size
     f, g = -(-H // h), -(-W // w)
-    if (h * f, w * g) != (H, W):
-        x = torch.nn.functional.pad(x, (0, w * g - W, 0, h * f - H))
     columns = x[:, 0::f].to(torch.float64, copy=True)
     for a in range(1, f):
-        columns.add_(x[:, a::f])
+        rows = x[:, a::f]
+        columns[:, : rows.shape[1]].add_(rows)
     total = columns[..., 0::g].clone()
     for b in range(1, g):
-        total.add_(columns[..., b::g])
+        more = columns[..., b::g]
+        total[..., : more.shape[-1]].add_(more)
     return total.div_(_counts(H, W, h, w, x.device))
 
 
@@ -266,23 +286,30 @@ def _counts(H: int, W: int, h: int, w: int, device: torch.device) -> Tensor:
     return torch.outer(rows, columns).to(device=device, dtype=torch.float64)
 
 
-def _up(x: Tensor, size: Sequence[int], resample: str) -> Tensor:
-    if resample == "none":
-        return x
-    if resample == "bilinear":
-        return _bilinear(x, size)
-    (h, w), (H, W) = x.shape[-2:], size
-    f, g = -(-H // h), -(-W // w)
-    blocks = x[:, :, None, :, None].expand(-1, -1, f, -1, g)
-    return blocks.reshape(len(x), h * f, w * g)[:, :H, :W]
-
-
 def _bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
-    top, bottom, f = _points(x.shape[-2], size[0], x.device)
-    left, right, g = _points(x.shape[-1], size[1], x.device)
     wide = x.to(torch.float64)
-    rows = wide[:, top].mul_((1.0 - f)[:, None]).add_(wide[:, bottom].mul_(f[:, None]))
-    return rows[..., left].mul_(1.0 - g).add_(rows[..., right].mul_(g))
+    for dim, count in ((1, size[0]), (2, size[1])):
+        if count == 2 * wide.shape[dim]:
+            wide = _doubled(wide, dim)
+            continue
+        left, right, weight = _points(wide.shape[dim], count, x.device)
+        weight = weight[:, None] if dim == 1 else weight
+        first, second = wide.index_select(dim, left), wide.index_select(dim, right)
+        wide = first.mul_(1.0 - weight).add_(second.mul_(weight))
+    return wide
+
+
+def _doubled(x: Tensor, dim: int) -> Tensor:
+    """`_points` at twice the size read neighbours with weights 3/4 and 1/4, so slices will do."""
+    out = x.new_empty([2 * side if axis == dim else side for axis, side in enumerate(x.shape)])
+    y, last = out.movedim(dim, -1), x.shape[dim] - 1
+    x = x.movedim(dim, -1)
+    near, far = x * 0.75, x * 0.25
+    torch.add(near[..., :-1], far[..., 1:], out=y[..., 1:-1:2])
+    torch.add(far[..., :-1], near[..., 1:], out=y[..., 2::2])
+    y[..., 0] = x[..., 0] + 0.0 * x[..., min(1, last)]
+    y[..., -1] = near[..., last] + far[..., last]
+    return out
 
 
 @lru_cache(maxsize=64)
