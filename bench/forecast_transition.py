@@ -100,9 +100,9 @@ class Subject:
 
 
 def gaussian() -> Subject:
-    field = GaussianField(FLUX_LATENT, (64, 64))
+    field = GaussianField(FLUX_LATENT, (32, 32))
     module = Split(field)
-    return Subject("gaussian", module, module, ["blocks"], initial_noise((8, 1, 64, 64), 1), 1.15)
+    return Subject("gaussian", module, module, ["blocks"], initial_noise((16, 1, 32, 32), 1), 1.15)
 
 
 def posterior() -> Subject:
