@@ -125,7 +125,7 @@ def plan(parser: argparse.ArgumentParser) -> Run:
         help="forecast features too: N steps are evaluated (default: windows of 2, 2.75, ..., 14 of 50), and some more "
         "after each transition",
     )  # fmt: skip
-    parser.add_argument("--rewarm", type=int, default=2, help="evaluations after a transition (default 2)")
+    parser.add_argument("--rewarm", type=int, default=1, help="evaluations after a transition (default 1)")
     parser.add_argument("--plot", type=Path, help="write levels against steps to this image (needs matplotlib)")
 
     def run(arguments: argparse.Namespace) -> int:
@@ -159,6 +159,8 @@ def _evaluated(made: ResolutionSchedule, budget: int | None, rewarm: int) -> lis
     """The steps at which the model runs."""
     if budget is None:
         return list(range(made.num_steps))
+    if rewarm < 1:
+        raise ValueError(f"plan: rewarm must be at least 1, got {rewarm}; a history that begins anew is empty")
     begins = [stage.first_step for stage in made.stages[1:]]
     planned = evaluation_steps(made.num_steps, budget=budget or None)
     return with_beginnings(planned, begins, rewarm, made.num_steps)

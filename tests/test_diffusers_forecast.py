@@ -20,7 +20,7 @@ from spectral_kernels.evaluation import evaluation_steps  # noqa: E402
 
 # Long enough for a warm-up, single and double gaps.
 STEPS = 12
-SHORT = ForecastConfig(warmup=3)
+SHORT = ForecastConfig(warmup=3, rewarm=2)
 EVALUATED = [0, 1, 2, 4, 6, 9]  # evaluation_steps(12, 2, 3, 0.75), by hand from the rule
 
 LISTS = {
@@ -320,7 +320,8 @@ def test_any_module():
         (lambda: ForecastConfig(transition="expand", storage="moments"), "needs the features as they are"),
         (lambda: ForecastConfig(window=0.5), "window >= 1"),
         (lambda: ForecastConfig(ridge=-1.0), "ridge"),
-        (lambda: ForecastConfig(rewarm=-1), "rewarm must be at least 0"),
+        (lambda: ForecastConfig(rewarm=0), 'rewarm must be at least 1 with transition="reset", got 0'),
+        (lambda: ForecastConfig(rewarm=-1, transition="expand"), "rewarm must be at least 0"),
         (lambda: apply_forecast(torch.nn.Linear(2, 2)), "a module knows no steps"),
         (
             lambda: apply_forecast(torch.nn.Linear(2, 2), step_index=lambda: 0, num_steps=4),

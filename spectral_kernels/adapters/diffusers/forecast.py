@@ -51,7 +51,7 @@ class ForecastConfig:
         the new grid (models whose feature is one token per patch: not Z-Image, Ideogram 4 and SDXL; "features" without
         encoding).
     rewarm : evaluations at the beginning of a new history in the middle of a run: after a transition, or when a second
-        expert takes over. A history that is empty there begins with one evaluation in any case.
+        expert takes over. At equal evaluations one did best (bench/FORECAST.md); 0 only with "expand".
     """
 
     warmup: int = 5
@@ -69,7 +69,7 @@ class ForecastConfig:
     encoding: str | None = None
     offload: bool = False
     transition: Literal["reset", "expand"] = "reset"
-    rewarm: int = 2
+    rewarm: int = 1
 
     def __post_init__(self):
         if isinstance(self.method, str) and self.method not in METHODS:
@@ -81,8 +81,12 @@ class ForecastConfig:
                 'ForecastConfig: transition="expand" needs the features as they are: storage="features" without '
                 "encoding and offload"
             )
-        if self.rewarm < 0:
-            raise ValueError(f"ForecastConfig: rewarm must be at least 0, got {self.rewarm}")
+        least = 0 if self.transition == "expand" else 1
+        if self.rewarm < least:
+            raise ValueError(
+                f"ForecastConfig: rewarm must be at least {least} with "
+                f'transition="{self.transition}", got {self.rewarm}'
+            )
         self.forecaster(max(50, *(self.steps or [0])))  # options and storage are checked now, not in a run
         if self.steps is None and self.budget is None:
             evaluation_steps(1, self.window, self.warmup, self.flex)
