@@ -141,7 +141,8 @@ void haar_columns(const Haar& job, int64_t plane, int64_t first, int64_t last, f
     const double alpha = weights[0], beta = weights[1], gamma = weights[2];
     const bool second = job.has_second && beta != 0, drawn = second && !job.has_other, added = job.has_other && gamma != 0;
     const Holds holds = target_of(job.kind);
-    float *const low_high = memory, *const high_low = memory + h * kLanes, *const high_high = memory + 2 * h * kLanes;
+    const int64_t lines = drawn ? h * kLanes : 0;  // where nothing is drawn there is no memory
+    float *const low_high = memory, *const high_low = memory + lines, *const high_high = memory + 2 * lines;
     Quad q, n;
     for (int64_t j = first * kLanes; j < w && j < last * kLanes; j += kLanes) {
         const Blocks from(job.x, source_of(job.kind), plane, j, h, w), to(job.out, holds, plane, j, h, w);
