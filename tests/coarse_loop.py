@@ -2,21 +2,28 @@
 """The specification of the diffusers adapter: progressive resolution by unmodified pipelines alone.
 
 Every stage is a call of the real pipeline at that stage's size, with its own height and width, position ids, guidance
-and solver, over a part of the noise levels; between two calls the latents are expanded by SciPy's DCT in float64.
+and solver, over a part of the noise levels; between two calls the latents are expanded by matrices in float64. Where a
+pipeline takes a picture, a pipeline of text around the same denoiser stands in for it at every size, and the denoiser's
+other channels are the picture's own, low-passed.
 """
 
+import contextlib
 import copy
 import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from pipeline_parts import Family
 from pipelines import run
-from scipy.fft import dctn, idctn
+from scipy.fft import dct
 from torch import Tensor
 
+from reference import wavelets
 from reference.bases import fft as fourier
+
+TAKES_PICTURES = ("image", "mask_image", "strength")
 
 
 def ratio_of(fine, coarse) -> float:
@@ -27,19 +34,41 @@ def align(t: float, ratio: float) -> float:
     return ratio * t / (1 + (ratio - 1) * t)
 
 
-def spectrum(planes, basis: str = "dct") -> np.ndarray:
-    x = np.asarray(planes, np.float64)
+def matrix(basis: str, side: int, coarsest: int) -> np.ndarray:
+    """The orthonormal transform of one side; that of a wavelet has as many levels as there are to the coarsest side."""
+    if basis == "dct":
+        return dct(np.eye(side), axis=0, norm="ortho")
     if basis == "fft":
-        return fourier(x.shape[-2]) @ x @ fourier(x.shape[-1]).T
-    return dctn(x, axes=(-2, -1), norm="ortho")
+        return fourier(side)
+    if basis == "haar":
+        return wavelets.haar(side, coarsest)
+    import pywt
+
+    return wavelets.table(tuple(pywt.Wavelet(basis).dec_lo), side, coarsest)
 
 
-def picture(spectral: np.ndarray, basis: str = "dct") -> Tensor:
-    if basis == "fft":
-        planes = fourier(spectral.shape[-2]).T @ spectral @ fourier(spectral.shape[-1])
-    else:
-        planes = idctn(spectral, axes=(-2, -1), norm="ortho")
-    return torch.from_numpy(planes.astype(np.float32))
+class Spectra:
+    """From planes to spectra and back, for the sizes of a run."""
+
+    def __init__(self, basis: str, coarsest):
+        self.basis, self.coarsest = basis, coarsest
+
+    def _matrices(self, size):
+        return [matrix(self.basis, side, least) for side, least in zip(size, self.coarsest, strict=True)]
+
+    def of(self, planes) -> np.ndarray:
+        x = np.asarray(planes, np.float64)
+        rows, columns = self._matrices(x.shape[-2:])
+        return rows @ x @ columns.T
+
+    def picture(self, spectral: np.ndarray) -> Tensor:
+        rows, columns = self._matrices(spectral.shape[-2:])
+        return torch.from_numpy((rows.T @ spectral @ columns).astype(np.float32))
+
+    def lowpassed(self, planes, size) -> Tensor:
+        """Clean planes at a coarse size, of the same mean."""
+        fine = planes.shape[-2:]
+        return self.picture(self.of(planes)[..., : size[0], : size[1]] / ratio_of(fine, size))
 
 
 class Recorder:
@@ -51,6 +80,7 @@ class Recorder:
         self.samples: list[Tensor] = []
         self.velocities: list[Tensor] = []
         self.result: Tensor | None = None
+        self.inputs: dict = {}
         self.original = {name: getattr(scheduler, name) for name in ("step", "set_timesteps")}
         scheduler.step = functools.wraps(scheduler.step)(functools.partial(self.step))
         scheduler.set_timesteps = functools.wraps(scheduler.set_timesteps)(functools.partial(self.set_timesteps))
@@ -73,17 +103,66 @@ class Recorder:
         return out
 
 
+def denoisers(pipe) -> list:
+    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unconditional_transformer")]
+    return [module for module in found if module is not None]
+
+
+@contextlib.contextmanager
+def before_calls(pipe, function):
+    """`function(kwargs)` is what the denoisers get in place of kwargs."""
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args, kwargs: (args, function(kwargs)), with_kwargs=True)
+        for module in denoisers(pipe)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def recorded(family: Family, steps: int, sigmas=None, timesteps=None, solve: bool = True, scheduler=None, **call):
-    """A plain call of the pipeline with its levels, samples and velocities on record."""
+    """A plain call of the pipeline with its levels, samples and velocities on record, and a denoiser's first inputs."""
     own = family.pipe.scheduler
     fresh = copy.deepcopy(scheduler or own)
     family.pipe.scheduler = fresh
     recorder = Recorder(fresh, sigmas, timesteps, solve)
+
+    def keep(kwargs):
+        recorder.inputs = recorder.inputs or dict(kwargs)
+        return kwargs
+
     try:
-        run(family, steps, **call)
+        with before_calls(family.pipe, keep):
+            run(family, steps, **call)
     finally:
         family.pipe.scheduler = own
     return recorder
+
+
+def staged(family: Family, plain: Recorder, spectra: Spectra, size, state: Tensor, *levels, **call) -> Recorder:
+    """`recorded` at a stage's size, from a state."""
+    call = call | sized(family, size) | {"latents": family.pack(state)}
+    if family.twin is None:
+        return recorded(family, *levels, **call)
+    twin = replace(family, pipe=family.twin, call={k: v for k, v in family.call.items() if k not in TAKES_PICTURES})
+    twin.pipe.scheduler = family.pipe.scheduler
+    channel = 2 if plain.inputs["hidden_states"].ndim == 3 else 1
+    own = family.sample(state).shape[channel]
+    # The state's own channels come first.
+    given = plain.inputs["hidden_states"].movedim(channel, -1)[..., own:].movedim(-1, channel)
+    if given.shape[channel] and tuple(size) != tuple(family.grid):
+        given = family.sample(spectra.lowpassed(family.unpack(given, *family.grid), size))
+    others = {name: plain.inputs[name] for name in ("image_embeds",) if name in plain.inputs}
+
+    def pictured(kwargs):
+        state = kwargs["hidden_states"].movedim(channel, -1)[..., :own].movedim(-1, channel)
+        whole = torch.cat([state, given], dim=channel) if given.shape[channel] else state
+        return kwargs | others | {"hidden_states": whole}
+
+    with before_calls(twin.pipe, pictured):
+        return recorded(twin, *levels, **call)
 
 
 def sized(family: Family, size) -> dict:
@@ -93,7 +172,7 @@ def sized(family: Family, size) -> dict:
 def unfinished(family: Family):
     """The pipeline's scheduler without the habit of ending a run with a step of lower order."""
     scheduler = copy.deepcopy(family.pipe.scheduler)
-    scheduler.register_to_config(lower_order_final=False)
+    scheduler.register_to_config(lower_order_final=False, final_sigmas_type="sigma_min")
     return scheduler
 
 
@@ -106,14 +185,14 @@ def explicit(
     """
     plain = recorded(family, steps, **call)
     sigmas, timesteps = plain.sigmas, plain.timesteps
-    fine = sizes[-1]
+    fine, spectra = sizes[-1], Spectra(basis, sizes[0])
     # A run that begins below pure noise (Ideogram 4) still begins with unit noise, so its low band is not quite that of
     # the coarse run, nor its high band quite t times the noise.
-    drawn = spectrum(family.unpack(plain.samples[0], *fine), basis)
+    drawn = spectra.of(family.unpack(plain.samples[0], *fine))
     first = ratio_of(fine, sizes[0])
     beginning = align(sigmas[0], first) if aligned else sigmas[0]
     noise = drawn / beginning
-    state = picture(drawn[..., : sizes[0][0], : sizes[0][1]] * sigmas[0] / beginning, basis)
+    state = spectra.picture(drawn[..., : sizes[0][0], : sizes[0][1]] * sigmas[0] / beginning)
     starts, ends = [0, *first_steps], [*first_steps, len(timesteps)]
     level = sigmas[0]
     for stage, (size, start, end) in enumerate(zip(sizes, starts, ends, strict=True)):
@@ -122,9 +201,9 @@ def explicit(
         if stage == len(sizes) - 1 and respaced is not None:
             own_sigmas, own_timesteps = [*respaced, 0.0], [1000 * level for level in respaced]
         last = stage == len(sizes) - 1
-        part = recorded(
-            family, end - start, own_sigmas, own_timesteps, scheduler=None if last else unfinished(family),
-            **call | sized(family, size) | {"latents": family.pack(state)},
+        part = staged(
+            family, plain, spectra, size, state, end - start, own_sigmas, own_timesteps, True,
+            None if last else unfinished(family), **call,
         )  # fmt: skip
         if last:
             return part.result
@@ -132,36 +211,60 @@ def explicit(
         kappa = ratio / (1 + (ratio - 1) * t) if aligned else 1.0
         level = align(t, ratio) if aligned else t
         padded = t * noise[..., : sizes[stage + 1][0], : sizes[stage + 1][1]]
-        padded[..., : size[0], : size[1]] = spectrum(family.unpack(part.result, *size), basis)
-        state = picture(kappa * padded, basis)
+        padded[..., : size[0], : size[1]] = spectra.of(family.unpack(part.result, *size))
+        state = spectra.picture(kappa * padded)
     raise AssertionError("no last stage")
 
 
-def composed(family: Family, sizes, first_steps, steps: int = 6, **call) -> Tensor:
-    """The matched method: the ODE with the velocity composed of the coarse model's and of z / t for the high band."""
+def composed(
+    family: Family, sizes, first_steps, steps: int = 6, levels=None, after=lambda z, level: z, basis="dct", **call
+) -> Tensor:
+    """The matched method: the ODE with the velocity composed of the coarse model's and of z / t for the high band.
+
+    `levels` are those of the full-resolution coordinates, where they are not the plain run's; `after` is what the
+    pipeline does to its latents between two steps, by the level they are at.
+    """
     plain = recorded(family, steps, **call)
-    fine = sizes[-1]
+    levels = plain.sigmas if levels is None else levels
+    fine, spectra = sizes[-1], Spectra(basis, sizes[0])
     stepper = copy.deepcopy(family.pipe.scheduler)
-    Recorder(stepper, plain.sigmas, plain.timesteps).set_timesteps(steps, **shift_of(stepper))
+    Recorder(stepper, levels, plain.timesteps).set_timesteps(steps, **shift_of(stepper))
     if getattr(stepper, "begin_index", 0) is None:
         stepper.set_begin_index(0)
     z, planes_of = plain.samples[0], lambda x, size: family.unpack(x, *size).double().numpy()
     for k in range(len(plain.timesteps)):
         size = sizes[sum(k >= first for first in first_steps)]
-        high = plain.sigmas[k]
+        high = levels[k]
         ratio = ratio_of(fine, size)
         t = high / (ratio - (ratio - 1) * high)
         kappa = ratio / (1 + (ratio - 1) * t)
-        own = spectrum(planes_of(z, fine))
+        own = spectra.of(planes_of(z, fine))
         low = own[..., : size[0], : size[1]] / kappa
-        at = plain.timesteps[k] if size == fine else 1000 * t
-        call_size = call | sized(family, size) | {"latents": family.pack(picture(low))}
-        v = spectrum(planes_of(recorded(family, 1, [t, 0.0], [at], False, **call_size).velocities[0], size))
+        at = plain.timesteps[k] if high == plain.sigmas[k] and size == fine else 1000 * t
+        with expert_at(family, plain.timesteps[k]):
+            one = staged(
+                family, plain, spectra, size, spectra.picture(low), 1, [t, 0.0], [at], False, **call
+            )  # fmt: skip
+        v = spectra.of(planes_of(one.velocities[0], size))
         lifted = own / high
         lifted[..., : size[0], : size[1]] = (own[..., : size[0], : size[1]] - ratio * (low - t * v)) / high
-        velocity = family.sample(picture(lifted))
+        velocity = family.sample(spectra.picture(lifted))
         z = stepper.step(velocity, stepper.timesteps[k], z, return_dict=False)[0]
+        z = after(z, levels[k + 1])
     return z
+
+
+@contextlib.contextmanager
+def expert_at(family: Family, timestep: float):
+    """With two experts, the pipeline's own timestep decides, not the coarse level."""
+    boundary = getattr(family.pipe.config, "boundary_ratio", None)
+    if boundary is not None:
+        family.pipe.register_to_config(boundary_ratio=0.0 if timestep >= 1000 * boundary else 2.0)
+    try:
+        yield
+    finally:
+        if boundary is not None:
+            family.pipe.register_to_config(boundary_ratio=boundary)
 
 
 def shift_of(scheduler) -> dict:

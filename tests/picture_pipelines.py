@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny pipelines of pictures: the real pipeline, model and scheduler classes, built from configuration."""
 
+from dataclasses import replace
+
 import diffusers
 import numpy as np
 import torch
@@ -9,42 +11,41 @@ from PIL import Image
 from pipeline_parts import DYNAMIC, PATCHES, TOKENS, Family, autoencoder, initialised, planes_of, randn, tokens_of
 
 
-def flux_transformer(in_channels: int = 16, out_channels: int | None = None, seed: int = 0):
+def flux_transformer(in_channels: int = 16, out_channels: int | None = None, layers: tuple[int, int] = (2, 3)):
     return initialised(
         diffusers.FluxTransformer2DModel(
             patch_size=1,
             in_channels=in_channels,
             out_channels=out_channels,
-            num_layers=2,
-            num_single_layers=3,
+            num_layers=layers[0],
+            num_single_layers=layers[1],
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=32,
             pooled_projection_dim=32,
             axes_dims_rope=(4, 4, 8),
             guidance_embeds=True,
-        ),
-        seed,
+        )
     )
 
 
 def flux(cls=diffusers.FluxPipeline, **model) -> Family:
-    pipe = cls(
-        scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC),
-        vae=autoencoder(shift_factor=0.1, scaling_factor=0.3),
-        transformer=flux_transformer(**model),
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-    )
+    components = {
+        "scheduler": FlowMatchEulerDiscreteScheduler(**DYNAMIC),
+        "vae": autoencoder(shift_factor=0.1, scaling_factor=0.3),
+        "transformer": flux_transformer(**model),
+        **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")),
+    }
+    pipe = cls(**components)
+    twin = None if cls is diffusers.FluxPipeline else diffusers.FluxPipeline(**components)
     call = {"prompt_embeds": randn(1, 8, 32), "pooled_prompt_embeds": randn(1, 32), "height": 64, "width": 48}
+    call["guidance_scale"] = 3.5  # the defaults of these pipelines differ
     guided = {
         "negative_prompt_embeds": randn(1, 8, 32, seed=2),
         "negative_pooled_prompt_embeds": randn(1, 32, seed=2),
         "true_cfg_scale": 3.0,
     }
-    return Family(pipe, call, guided, 2, **PATCHES)
+    return Family(pipe, call, guided, 2, **PATCHES, twin=twin)
 
 
 def flux_schnell() -> Family:
@@ -73,6 +74,20 @@ def flux_fill() -> Family:
     family.call |= {"image": randn(1, 3, 64, 48, seed=3).sigmoid(), "mask_image": mask, "strength": 1.0}
     family.guided = None
     return family
+
+
+class FluxKontext(diffusers.FluxKontextPipeline):
+    """Keeps to the sizes it is given."""
+
+    def __call__(self, height, width, **arguments):
+        area = height * width
+        return super().__call__(height=height, width=width, max_area=area, _auto_resize=False, **arguments)
+
+
+def flux_kontext() -> Family:
+    family = flux(FluxKontext)
+    family.call["image"] = randn(1, 3, 32, 64, seed=3).sigmoid()
+    return replace(family, twin=None)
 
 
 def flux2_transformer(guidance: bool):

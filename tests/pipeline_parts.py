@@ -7,6 +7,7 @@ grids are a few tokens wide and never square, so that rows and columns cannot be
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -27,6 +28,7 @@ class Family:
     guided    further arguments that switch classifier-free guidance on; None where the pipeline has none
     cell      image pixels per latent pixel, so that (height, width) = cell * grid
     pack      planes [B, C, (F,) H, W] of the model's grid to the pipeline's `latents=`
+    twin      a pipeline of text alone around the same denoisers, where the pipeline itself takes pictures
     sample    planes to what the scheduler steps; `pack` where it is not given
     unpack    (sample, H, W) to planes
     """
@@ -38,6 +40,7 @@ class Family:
     pack: Callable[[Tensor], Tensor] = lambda planes: planes
     unpack: Callable[[Tensor, int, int], Tensor] = lambda x, height, width: x
     sample: Callable[[Tensor], Tensor] | None = None
+    twin: Any = None
 
     def __post_init__(self):
         self.sample = self.sample or self.pack
@@ -77,7 +80,7 @@ def autoencoder(cls=AutoencoderKL, channels: int = 4, **config) -> torch.nn.Modu
 
 
 class NoAutoencoder(torch.nn.Module):
-    """What a pipeline asks of a video autoencoder when it returns latents."""
+    """What a pipeline asks of a video autoencoder when it returns latents: its measures, and latents of a picture."""
 
     dtype, device = torch.float32, torch.device("cpu")
     config = diffusers.configuration_utils.FrozenDict(latent_channels=4, scaling_factor=1.0)
@@ -85,6 +88,11 @@ class NoAutoencoder(torch.nn.Module):
     def __init__(self, spatial: int, temporal: int):
         super().__init__()
         self.spatial_compression_ratio, self.temporal_compression_ratio = spatial, temporal
+
+    def encode(self, video: Tensor) -> Any:
+        cell = (1, self.spatial_compression_ratio, self.spatial_compression_ratio)
+        means = torch.nn.functional.avg_pool3d(video, cell)
+        return SimpleNamespace(latents=torch.cat([means, means[:, :1] - means[:, 1:2]], dim=1))
 
 
 def pack_patches(planes: Tensor) -> Tensor:

@@ -2,17 +2,19 @@
 """Tiny pipelines of videos: the real pipeline, model and scheduler classes, built from configuration."""
 
 import diffusers
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from PIL import Image
 from pipeline_parts import DYNAMIC, TOKENS, Family, NoAutoencoder, initialised, randn
 
 
-def wan_transformer(seed: int):
+def wan_transformer(seed: int, in_channels: int = 16):
     transformer = diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
-        in_channels=16,
+        in_channels=in_channels,
         out_channels=16,
         text_dim=32,
         freq_dim=32,
@@ -24,23 +26,27 @@ def wan_transformer(seed: int):
     return initialised(transformer, seed)
 
 
-def wan(experts: bool = False, expand_timesteps: bool = False) -> Family:
+def wan(experts: bool = False, expand_timesteps: bool = False, picture: bool = False) -> Family:
     vae = AutoencoderKLWan(
         base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
     )
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
-    pipe = diffusers.WanPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=initialised(vae),
-        scheduler=scheduler,
-        transformer=wan_transformer(0),
-        transformer_2=wan_transformer(1) if experts else None,
-        boundary_ratio=0.875 if experts else None,
-        expand_timesteps=expand_timesteps,
-    )
+    # Beside the 16 state channels, 16 of the picture's latents and 4 that say which frames are given.
+    channels = 36 if picture else 16
+    components = {
+        "tokenizer": None,
+        "text_encoder": None,
+        "vae": initialised(vae),
+        "scheduler": scheduler,
+        "transformer": wan_transformer(0, channels),
+        "transformer_2": wan_transformer(1, channels) if experts else None,
+        "boundary_ratio": 0.875 if experts else None,
+        "expand_timesteps": expand_timesteps,
+    }
+    text = diffusers.WanPipeline(**components)
+    pipe = diffusers.WanImageToVideoPipeline(**components) if picture else text
     call = {
         "prompt_embeds": randn(1, 6, 32),
         "negative_prompt_embeds": randn(1, 6, 32, seed=2),
@@ -49,7 +55,13 @@ def wan(experts: bool = False, expand_timesteps: bool = False) -> Family:
         "num_frames": 9,
         "guidance_scale": 1.0,
     }
-    return Family(pipe, call, {"guidance_scale": 4.0}, 8)
+    if picture:
+        call["image"] = randn(1, 3, 64, 96, seed=3).sigmoid()
+    return Family(pipe, call, {"guidance_scale": 4.0}, 8, twin=text if picture else None)
+
+
+def wan_i2v() -> Family:
+    return wan(picture=True)
 
 
 def wan22() -> Family:
@@ -60,9 +72,9 @@ def wan_ti2v() -> Family:
     return wan(expand_timesteps=True)
 
 
-def hunyuan() -> Family:
+def hunyuan(picture: bool = False) -> Family:
     transformer = diffusers.HunyuanVideoTransformer3DModel(
-        in_channels=4,
+        in_channels=9 if picture else 4,
         out_channels=4,
         num_attention_heads=2,
         attention_head_dim=16,
@@ -75,16 +87,16 @@ def hunyuan() -> Family:
         text_embed_dim=16,
         pooled_projection_dim=8,
         rope_axes_dim=(4, 4, 8),
+        image_condition_type="latent_concat" if picture else None,
     )
-    pipe = diffusers.HunyuanVideoPipeline(
-        text_encoder=None,
-        tokenizer=None,
-        transformer=initialised(transformer),
-        vae=NoAutoencoder(8, 4),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
-        text_encoder_2=None,
-        tokenizer_2=None,
-    )
+    components = {
+        "transformer": initialised(transformer),
+        "vae": NoAutoencoder(8, 4),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0),
+        **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")),
+    }
+    text = diffusers.HunyuanVideoPipeline(**components)
+    pipe = diffusers.HunyuanVideoImageToVideoPipeline(**components, image_processor=None) if picture else text
     mask = torch.ones(1, 6)
     call = {
         "prompt_embeds": randn(1, 6, 16),
@@ -93,6 +105,7 @@ def hunyuan() -> Family:
         "height": 64,
         "width": 96,
         "num_frames": 9,
+        "guidance_scale": 6.0,  # the defaults of the two pipelines differ
     }
     guided = {
         "negative_prompt_embeds": randn(1, 6, 16, seed=2),
@@ -100,10 +113,26 @@ def hunyuan() -> Family:
         "negative_prompt_attention_mask": mask,
         "true_cfg_scale": 4.0,
     }
-    return Family(pipe, call, guided, 8)
+    if picture:
+        call["image"] = randn(1, 3, 64, 96, seed=3).sigmoid()
+    return Family(pipe, call, guided, 8, twin=text if picture else None)
 
 
-def hunyuan15() -> Family:
+def hunyuan_i2v() -> Family:
+    return hunyuan(picture=True)
+
+
+class HunyuanVideo15ImageToVideo(diffusers.HunyuanVideo15ImageToVideoPipeline):
+    """Its size follows from the picture's; without the picture's encoder."""
+
+    def __call__(self, height, width, **arguments):
+        return super().__call__(**arguments)
+
+    def encode_image(self, **_):
+        return randn(1, 3, 12, seed=6)
+
+
+def hunyuan15(picture: bool = False) -> Family:
     from diffusers.guiders import ClassifierFreeGuidance
 
     transformer = diffusers.HunyuanVideo15Transformer3DModel(
@@ -120,20 +149,23 @@ def hunyuan15() -> Family:
         image_embed_dim=12,
         rope_axes_dim=(4, 4, 8),
         target_size=64,
-        task_type="t2v",
+        task_type="i2v" if picture else "t2v",
     )
-    pipe = diffusers.HunyuanVideo15Pipeline(
-        text_encoder=None,
-        tokenizer=None,
-        transformer=initialised(transformer),
-        vae=NoAutoencoder(16, 4),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
-        text_encoder_2=None,
-        tokenizer_2=None,
-        guider=ClassifierFreeGuidance(guidance_scale=4.0),
-    )
-    pipe.num_channels_latents, pipe.vision_num_semantic_tokens, pipe.vision_states_dim = 4, 3, 12
+    components = {
+        "transformer": initialised(transformer),
+        "vae": NoAutoencoder(16, 4),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0),
+        "guider": ClassifierFreeGuidance(guidance_scale=4.0),
+        **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")),
+    }
+    text = diffusers.HunyuanVideo15Pipeline(**components)
+    pipe = HunyuanVideo15ImageToVideo(**components, image_encoder=None, feature_extractor=None) if picture else text
+    for one in (text, pipe):
+        one.num_channels_latents, one.vision_num_semantic_tokens, one.vision_states_dim = 4, 3, 12
     call: dict = {"height": 128, "width": 192, "num_frames": 9}
+    if picture:
+        pipe.target_size = 160  # the sizes of about 160 x 160 pixels, of which 128 x 192 is the picture's
+        call["image"] = Image.fromarray(np.random.default_rng(5).integers(0, 256, (128, 192, 3), dtype=np.uint8))
     for prefix, seed in (("", 1), ("negative_", 2)):
         call |= {
             prefix + "prompt_embeds": randn(1, 6, 16, seed=seed),
@@ -141,7 +173,11 @@ def hunyuan15() -> Family:
             prefix + "prompt_embeds_2": randn(1, 5, 8, seed=seed),
             prefix + "prompt_embeds_mask_2": torch.ones(1, 5),
         }
-    return Family(pipe, call, None, 16)
+    return Family(pipe, call, None, 16, twin=text if picture else None)
+
+
+def hunyuan15_i2v() -> Family:
+    return hunyuan15(picture=True)
 
 
 def ltx() -> Family:

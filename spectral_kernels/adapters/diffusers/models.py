@@ -219,7 +219,7 @@ MODELS: dict[str, Model] = {
     ),
     "SD3Transformer2DModel": Model(feature=1, bypass=("skip_layers", "block_controlnet_hidden_states")),
     "WanTransformer3DModel": Model(spectrum=WAN_LATENT, regrid=wan_regrid, conditions=True, blocks=("blocks",)),
-    "HunyuanVideoTransformer3DModel": Model(spectrum=WAN_LATENT, blocks=FLUX_BLOCKS, feature=0),
+    "HunyuanVideoTransformer3DModel": Model(spectrum=WAN_LATENT, conditions=True, blocks=FLUX_BLOCKS, feature=0),
     "HunyuanVideo15Transformer3DModel": Model(spectrum=WAN_LATENT, multiple=1, conditions=True, feature=0),
     "LTXVideoTransformer3DModel": Model(
         layout=Tokens, multiple=1, spectrum=WAN_LATENT, grid=ltx_grid, regrid=ltx_regrid, frames=True
@@ -254,7 +254,6 @@ MODELS: dict[str, Model] = {
 # Pipelines that hold clean frames or tokens inside the noisy state: neither band of such a state is what the method
 # assumes.
 MIXED_STATES = {
-    "HunyuanVideoImageToVideoPipeline": "its first frame is replaced by the picture",
     "LTXConditionPipeline": "its conditions are clean tokens inside the state",
     "LTXImageToVideoPipeline": "its first frame is clean inside the state",
 }

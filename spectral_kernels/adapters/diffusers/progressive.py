@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from spectral_kernels import wavelets
 from spectral_kernels.adapters.diffusers import solvers
 from spectral_kernels.adapters.diffusers.models import (
     MIXED_STATES,
@@ -31,7 +32,7 @@ from spectral_kernels.adapters.diffusers.models import (
     unwrapped,
 )
 from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
-from spectral_kernels.expand import dct_truncate, fft_truncate, spectral_lift
+from spectral_kernels.expand import dct_truncate, dwt_truncate, fft_truncate, spectral_lift
 from spectral_kernels.layouts import Layout
 from spectral_kernels.schedule import ResolutionSchedule, resolution_schedule, stage_sizes
 from spectral_kernels.spectrum import PowerLaw
@@ -51,7 +52,7 @@ class ProgressiveConfig:
         faster. Papers use 0.01 to 0.1.
     scales : side of each stage over the full side, ascending to 1: numbers, or pairs (height, width). Any number of
         stages; sides are rounded to the model's patches.
-    basis : "dct" or "fft".
+    basis : "dct", "fft", or a wavelet as in `dwt_expand`, for sides that change by powers of two.
     schedule : "respaced" spreads the levels after a transition anew; "published", the papers', replaces only that of
         the first step by the aligned one; "matched" keeps the levels and asks the coarse model at the level of equal
         signal-to-noise ratio. See `resolution_schedule`, and docs/schedules.md for why "respaced" is the default.
@@ -72,7 +73,10 @@ class ProgressiveConfig:
 
     def __post_init__(self):
         if self.basis not in TRUNCATE:
-            raise ValueError(f'ProgressiveConfig: basis must be one of {", ".join(TRUNCATE)}, got "{self.basis}"')
+            try:
+                wavelets.canonical("ProgressiveConfig", self.basis)
+            except ValueError as error:
+                raise ValueError(f'ProgressiveConfig: basis must be "dct", "fft" or a wavelet; {error}') from error
         if self.schedule not in ("published", "respaced", "matched"):
             raise ValueError(
                 f'ProgressiveConfig: schedule must be "published", "respaced" or "matched", got "{self.schedule}"'
@@ -163,13 +167,15 @@ class Progressive(Handle):
 
     @staticmethod
     def _check_denoiser(module: torch.nn.Module) -> Model:
-        facts = facts_of(OP, module)
+        facts, own = facts_of(OP, module), unwrapped(module)
         if facts.spectrum is None:
             raise ValueError(
-                f"{OP}: {type(unwrapped(module)).__name__} predicts noise (eps), not the velocity of a flow; use "
-                "apply_forecast"
+                f"{OP}: {type(own).__name__} predicts noise (eps), not the velocity of a flow; use apply_forecast"
             )
-        if getattr(unwrapped(module), "_parallel_config", None) is not None:
+        if getattr(own.config, "image_condition_type", None) == "token_replace":
+            raise ValueError(f"{OP}: {type(own).__name__} with token_replace holds a clean first frame in its noisy "
+                             "state; use apply_forecast")  # fmt: skip
+        if getattr(own, "_parallel_config", None) is not None:
             raise ValueError(
                 f"{OP}: context parallelism splits the tokens of the full grid, so it cannot be combined with "
                 "coarse steps; load the model without it"
@@ -191,6 +197,9 @@ class Progressive(Handle):
             if "control" in name and arguments.get(name) is not None:
                 raise ValueError(f"{OP}: {name} belongs to the full grid, ControlNet cannot be used in coarse steps; "
                                  "remove() the handle for this call")  # fmt: skip
+        if arguments.get("timestep_r") is not None:
+            raise ValueError(f"{OP}: timestep_r is the end of a step, which a model of mean flow predicts at once, and "
+                             "coarse steps end elsewhere; remove() the handle for this call")  # fmt: skip
         step = run.steps[k]
         state = arguments[facts.state]
         shrink = functools.partial(self._shrunk, facts, module, run.fine, step)
@@ -223,7 +232,8 @@ class Progressive(Handle):
 
     def _truncate(self, facts: Model, x: Tensor, fine: Size, coarse: Size, level: float, align: bool) -> Tensor:
         planes, layout = _frames(facts, x, fine)
-        truncate = TRUNCATE[self.config.basis]
+        basis = self.config.basis
+        truncate = TRUNCATE.get(basis) or functools.partial(dwt_truncate, wavelet=basis)
         factor: dict[str, Any] = {"t": level} if align else {"normalize": False}
         y = truncate(planes, size=coarse, layout=layout, precision=self.config.precision, **factor)
         return y if layout is None else y.reshape(x.shape[0], -1, x.shape[2])
