@@ -213,6 +213,18 @@ def test_nan_stays_with_its_pixels(device):
     assert int(laplacian_pyramid(x, 2)[1].isnan().sum()) == 4 + 1  # a block, and inf - inf
 
 
+def test_no_zero_is_negative(device):
+    x = states((1, 3, 7, 10))[0]
+    x[0, 0, ::2], x[0, 1] = -0.0, -0.0
+    for resample in ("area", "bilinear"):
+        expected = reference.pyramid(x.numpy(), [(4, 5), (7, 10)], resample)
+        found = laplacian_pyramid(x.to(device), 2, resample)
+        for level, wanted in zip(found, expected, strict=True):
+            assert_same_bits(level, wanted)
+        given = [torch.full_like(level, -0.0) for level in found]
+        assert_same_bits(laplacian_reconstruct(given, resample), torch.zeros(1, 3, 7, 10))
+
+
 @pytest.mark.parametrize("basis", ["dct", "haar"])
 @pytest.mark.parametrize("shape", [(2, 3, 16, 24), (3, 8, 12), (16, 16)], ids=str)
 def test_orthonormal_pyramid(shape, basis):
