@@ -153,7 +153,7 @@ class Progressive(Handle):
         self._watch.release()
 
     def summary(self) -> Summary:
-        """The stages of the present or last call: grids, tokens, steps, noise levels before and after."""
+        """The stages of the present or last call: grids, tokens of a frame, steps, noise levels before and after."""
         return self._summary
 
     @staticmethod
@@ -373,8 +373,9 @@ def apply_progressive(pipe: Any, config: ProgressiveConfig | None = None) -> Pro
     ------
     ValueError
         Unknown denoisers, context parallelism, noise prediction, a pipeline that is progressive already; with
-        "published" and "respaced" also stochastic solvers. When the pipeline runs: ControlNet residuals, and with
-        "published" and "respaced" a start from a picture (strength < 1).
+        "published" and "respaced" also stochastic solvers. When the pipeline runs: ControlNet residuals, models of
+        mean flow, sizes that a wavelet cannot halve, and with "published" and "respaced" a start from a picture
+        (strength < 1).
 
     Source: Spectral Progressive Diffusion, sections 4.1 and 4.2, in full-resolution coordinates.
     """
