@@ -173,19 +173,20 @@ def key(row: dict[str, Any]) -> tuple:
 
 
 def table() -> None:
-    """Geometric mean of distances over plans and evaluations, as a share of the best in each; by subject."""
+    """Geometric mean of the distances over plans and evaluations, where `reset` with one evaluation is 1; the last
+    transition before step 20 of 50 ("early") or after it."""
     groups = defaultdict(dict)
     for row in rows.read(file=FILE):
-        case = (row["subject"], row["method"], row["schedule"], *row["begins"], row["evaluations"])
+        case = (row["subject"], "early" if row["begins"][-1] < 20 else "late", *key(row)[1:5])
         groups[case][row["transition"], row["rewarm"]] = row["distance"]
     kinds = [("reset", rewarm) for rewarm in REWARM[1:]] + [("expand", rewarm) for rewarm in REWARM]
     found = defaultdict(list)
     for case, by_kind in groups.items():
         if all(kind in by_kind for kind in kinds):
             found[case[:2]].append([by_kind[kind] / by_kind["reset", 1] for kind in kinds])
-    print("| distance, reset 1 = 1.00 | cases |", " | ".join(f"{name} {rewarm}" for name, rewarm in kinds), "|")
+    print("| reset 1 = 1.00 | cases |", " | ".join(f"{name} {rewarm}" for name, rewarm in kinds), "|")
     print(f"|---|{'---:|' * (len(kinds) + 1)}")
-    for case, ratios in found.items():
+    for case, ratios in sorted(found.items()):
         means = np.exp(np.log(ratios).mean(0))
         print(f"| {', '.join(case)} | {len(ratios)} |", " | ".join(f"{mean:.2f}" for mean in means), "|")
 

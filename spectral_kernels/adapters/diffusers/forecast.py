@@ -51,7 +51,8 @@ class ForecastConfig:
         the new grid (models whose feature is one token per patch: not Z-Image, Ideogram 4 and SDXL; "features" without
         encoding).
     rewarm : evaluations at the beginning of a new history in the middle of a run: after a transition, or when a second
-        expert takes over. At equal evaluations one did best (bench/FORECAST.md); 0 only with "expand".
+        expert takes over. 0 only with "expand". At equal evaluations, one did best in most runs of the study in
+        bench/FORECAST.md.
     """
 
     warmup: int = 5
