@@ -102,6 +102,55 @@ def matmul(x: Tensor, noise: Tensor, t: float) -> Tensor:
     return (kappa(x.shape, (high, wide), t) * y).to(x.dtype)
 
 
+# ---------------------------------------------------------------- the real Fourier basis: 1, cos 1, sin 1, cos 2, ...
+
+
+@cache
+def _fourier_basis(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    k, j = torch.arange(n)[:, None], torch.arange(n)
+    angle = (2 * math.pi / n) * (((k + 1) // 2) * j % n).double()
+    table = math.sqrt(2 / n) * torch.where((k % 2 == 1) | (k == 0), angle.cos(), angle.sin())
+    table[0] *= math.sqrt(0.5)
+    if n % 2 == 0:
+        table[-1] *= math.sqrt(0.5)
+    return table.to(dtype).to(device)
+
+
+def fourier_matmul(x: Tensor, noise: Tensor, t: float) -> Tensor:
+    """Four products with cached tables, in the type of x."""
+    h, w, high, wide = *x.shape[-2:], *noise.shape[-2:]
+    basis = {n: _fourier_basis(n, x.dtype, x.device) for n in (h, w, high, wide)}
+    y = t * noise
+    y[..., :h, :w] = basis[h] @ x @ basis[w].mT
+    return kappa(x.shape, (high, wide), t) * (basis[high].mT @ y @ basis[wide])
+
+
+def _to_complex(c: Tensor) -> Tensor:
+    """Coefficients of the last axis, n real ones, as the n // 2 + 1 of rfft with norm="ortho"."""
+    n, half = c.shape[-1], math.sqrt(0.5)
+    pairs = c[..., 1 : n - 1 + n % 2]
+    parts = [c[..., :1] + 0j, torch.complex(pairs[..., ::2], -pairs[..., 1::2]) * half]
+    return torch.cat(parts if n % 2 else [*parts, c[..., -1:] + 0j], -1)
+
+
+def _to_real(spectrum: Tensor, n: int) -> Tensor:
+    """The inverse of `_to_complex`."""
+    inner = spectrum[..., 1 : (n + 1) // 2] * math.sqrt(2)
+    pairs = torch.stack([inner.real, -inner.imag], -1).flatten(-2)
+    last = [] if n % 2 else [spectrum[..., -1:].real]
+    return torch.cat([spectrum[..., :1].real, pairs, *last], -1)
+
+
+def fourier_fft(x: Tensor, noise: Tensor, t: float) -> Tensor:
+    """Each axis by a real FFT, the other by a transpose; pad, fill with noise, back."""
+    h, w, high, wide = *x.shape[-2:], *noise.shape[-2:]
+    across = _to_real(torch.fft.rfft(x, norm="ortho"), w).mT
+    y = t * noise
+    y[..., :h, :w] = _to_real(torch.fft.rfft(across, norm="ortho"), h).mT
+    down = torch.fft.irfft(_to_complex(y.mT), high, norm="ortho").mT
+    return kappa(x.shape, (high, wide), t) * torch.fft.irfft(_to_complex(down), wide, norm="ortho")
+
+
 # ---------------------------------------------------------------- libraries
 
 

@@ -36,6 +36,19 @@ def test_peers_compute_the_definition(peer, shape, size):
     assert peer(x.bfloat16(), noise.bfloat16(), 0.35).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"), [((2, 3, 5, 6), (9, 13)), ((1, 1), (2, 3)), ((1, 45, 80), (90, 160)), ((4, 8, 8), (8, 11))]
+)
+def test_fourier_peers_compute_the_definition(shape, size):
+    import spectral_kernels as sk
+
+    x, noise = torch.randn(shape), torch.randn(*shape[:-2], *size)
+    expected = sk.fft_expand(x.double(), t=0.35, size=size, noise=noise.double()).x
+    assert measure.relative_error(peers.fourier_matmul(x.double(), noise.double(), 0.35), expected.numpy()) < 1e-13
+    for peer in (peers.fourier_matmul, peers.fourier_fft):
+        assert measure.relative_error(peer(x, noise, 0.35), expected.numpy()) < 8e-7
+
+
 def test_peers_expect_what_the_library_computes():
     import spectral_kernels as sk
 

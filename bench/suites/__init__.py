@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.case import Provider
 from spectral_kernels import dispatch
 
-SUITES = ("expand", "forecast", "pyramid", "haar")
+SUITES = ("expand", "fft", "dwt", "forecast", "pyramid", "haar")
 
 
 def load(name: str) -> ModuleType:
