@@ -6,6 +6,7 @@ decimal digits from angles reduced to a quarter turn and rounded once, so no ent
 entries that are equal by symmetry are equal in bits.
 """
 
+import math
 from decimal import Context, Decimal, localcontext
 
 import numpy as np
@@ -98,27 +99,43 @@ def pair(basis: Basis, fine: int, coarse: int) -> tuple[Doubles, Doubles | None]
     return ANALYSIS[basis](fine), ANALYSIS[basis](coarse)
 
 
-def table(basis: Basis, kind: str, fine: int, coarse: int) -> Doubles:
-    """The map named `kind` between grids of `fine` and `coarse` points.
+def band(fine: int, coarse: int, taper: float) -> Doubles:
+    """Weights w of the coarse band: 1, and over its last e = round(taper coarse) coefficients a quarter cosine,
+
+        w[coarse - e + j] = cos(pi (2 j + 1) / (4 e)),   j = 0, ..., e - 1        correctly rounded
+
+    A side that does not grow has no edge: its weights are 1.
+    """
+    weights = np.ones(coarse)
+    edge = math.floor(taper * coarse + 0.5) if fine > coarse else 0
+    if edge:
+        weights[coarse - edge :] = quarter_cosines(2 * edge, Decimal(1))[1 : 2 * edge : 2]
+    return weights
+
+
+def table(basis: Basis, kind: str, fine: int, coarse: int, taper: float = 0.0) -> Doubles:
+    """The map named `kind` between grids of `fine` and `coarse` points; W = diag(w) is the `band`, 1 without a taper.
 
         analysis   T_H                      fine x fine
         synthesis  T_H^T                    fine x fine
-        up         T_H[:h]^T T_h            fine x coarse
-        down       T_h^T T_H[:h]            coarse x fine
-        lowpass    T_H[:h]^T T_H[:h]        fine x fine
+        up         T_H[:h]^T W T_h          fine x coarse
+        down       T_h^T W T_H[:h]          coarse x fine
+        lowpass    T_H[:h]^T W T_H[:h]      fine x fine
 
-    Products of two tables are exact products with three slices, far below the last bit of float64.
+    W scales the rows of T_H[:h], each entry rounded once. Products of two tables are exact products with three slices,
+    far below the last bit of float64.
     """
     T_fine, T_coarse = pair(basis, fine, coarse)
     low = T_fine[:coarse]
+    soft = low * band(fine, coarse, taper)[:, None]
     if kind == "analysis":
         return T_fine
     if kind == "synthesis":
         return T_fine.T
     if kind == "up":
-        return low.T if T_coarse is None else exact_matmul(low.T, T_coarse, slices=3)
+        return soft.T if T_coarse is None else exact_matmul(soft.T, T_coarse, slices=3)
     if kind == "down":
-        return table(basis, "up", fine, coarse).T
+        return table(basis, "up", fine, coarse, taper).T
     if kind == "lowpass":
-        return exact_matmul(low.T, low, slices=3)
+        return exact_matmul(soft.T, low, slices=3)
     raise ValueError(f"table: unknown kind {kind!r}")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from reference.bases import Basis, table
+from reference.bases import Basis, band, table
 from reference.exact import Doubles, exact_matmul
 from reference.noise import normal
 from reference.wavelets import local_haar
@@ -27,14 +27,26 @@ Planes = NDArray[np.floating[Any]]
 Time = float | Sequence[float]
 
 
-def both_sides(x: Planes, basis: Basis, kind: str, fine: Size, coarse: Size) -> Doubles:
+def both_sides(x: Planes, basis: Basis, kind: str, fine: Size, coarse: Size, taper: float = 0.0) -> Doubles:
     """M_r X M_c^T; `x` [..., h, w]. Two exact products, rows first; one level of Haar in both axes has a local form."""
     with np.errstate(invalid="ignore", over="ignore"):
         if basis == "haar" and fine == (2 * coarse[0], 2 * coarse[1]):
             return local_haar(x, kind)
-        rows, columns = (table(basis, kind, fine[axis], coarse[axis]) for axis in (0, 1))
+        rows, columns = (table(basis, kind, fine[axis], coarse[axis], taper) for axis in (0, 1))
         half = exact_matmul(rows, x.astype(np.float64))
         return np.swapaxes(exact_matmul(columns, np.swapaxes(half, -1, -2)), -1, -2)
+
+
+def noise_weights(fine: Size, coarse: Size, taper: float) -> Doubles:
+    """sqrt(1 - (w_k w_l)^2) in the coarse corner, 1 elsewhere: noise that adds up to unit variance with the state's.
+
+    Without a taper w = 1 and the corner is 0.
+    """
+    rows, columns = (band(fine[axis], coarse[axis], taper) for axis in (0, 1))
+    weights = np.ones(fine)
+    both = rows[:, None] * columns
+    weights[: coarse[0], : coarse[1]] = np.sqrt(1.0 - both * both)
+    return weights
 
 
 def rounded(y: Doubles, dtype: DTypeLike = np.float32) -> Planes:
@@ -74,22 +86,27 @@ def expand(
     noise: Planes | None = None,
     seed: int | Sequence[int] | None = None,
     align: bool = True,
+    taper: float = 0.0,
     dtype: DTypeLike = np.float32,
 ) -> tuple[Planes, Any]:
-    """y = kappa (A_H x A_W^T + t T_H^T (mask * E) T_W), the state at `size`, and its time.
+    """y = kappa (A_H x A_W^T + t T_H^T (m * E) T_W), the state at `size`, and its time.
 
-    `x` [..., h, w]; `t` a float or one per sample; E is `noise` [..., H, W] or drawn from `seed`; the mask is 0 in the
-    corner [:h, :w], which the state itself fills. Without alignment kappa = 1 and the time stays.
+    `x` [..., h, w]; `t` a float or one per sample; E is `noise` [..., H, W] or drawn from `seed`; the mask m is 0 in
+    the corner [:h, :w], which the state itself fills. Without alignment kappa = 1 and the time stays.
+
+    A taper lets the state fade out at the edge of its band and noise fade in: A holds the weights of `bases.band`, m
+    those of `noise_weights`, as float32 times E rounded to float32 (float64 noise: in float64). The noise of the state
+    keeps unit variance, its signal loses what was faded out.
     """
-    h, w = coarse = plane_size(x)
+    coarse = plane_size(x)
     times = across_planes(t, x)
     aligned, kappa = align_time(times, resolution_ratio(size, coarse)) if align else (times, np.ones_like(times))
-    y = both_sides(x, basis, "up", size, coarse)
+    y = both_sides(x, basis, "up", size, coarse, taper)
     with np.errstate(invalid="ignore", over="ignore"):
         if np.any(times != 0):
             given = normal((*x.shape[:-2], *size), 0 if seed is None else seed) if noise is None else noise
-            spectral = given.astype(np.float64)
-            spectral[..., :h, :w] = 0
+            mask = noise_weights(size, coarse, taper).astype(given.dtype)
+            spectral = np.where(mask == 0, 0, given * mask).astype(np.float64)
             drawn = both_sides(spectral, basis, "synthesis", size, coarse)
             y = np.where(times == 0, y, y + times * drawn)
         return rounded(kappa * y, dtype), aligned.reshape(-1) if times.ndim else float(aligned)
@@ -125,11 +142,18 @@ def transform(
 
 
 def lift(
-    z: Planes, v: Planes, t: Time, *, basis: Basis = "dct", align: bool = True, dtype: DTypeLike = np.float32
+    z: Planes,
+    v: Planes,
+    t: Time,
+    *,
+    basis: Basis = "dct",
+    align: bool = True,
+    taper: float = 0.0,
+    dtype: DTypeLike = np.float32,
 ) -> Planes:
     """The velocity in full-resolution coordinates from the velocity `v` of the coarse model at coarse time `t`.
 
-    v' = (z - r up(x0)) / t',   x0 = down(z) t / t' - t v
+    v' = (z - r up(x0)) / t',   x0 = down(z) t / t' - t v                   with a taper `up` fades x0 out
        = alpha (up(v) - gamma lowpass(z)) + gamma z,   alpha = 1 + (r - 1) t,  gamma = 1 / t'
 
     Without alignment t' = t and alpha = 1.
@@ -138,7 +162,7 @@ def lift(
     ratio = resolution_ratio(fine, coarse) if align else 1.0
     times = across_planes(t, z)
     alpha, gamma = 1.0 + (ratio - 1.0) * times, 1.0 / align_time(times, ratio)[0]
-    low = both_sides(z, basis, "lowpass", fine, coarse)
+    low = both_sides(z, basis, "lowpass", fine, coarse, taper)
     with np.errstate(invalid="ignore", over="ignore"):
-        y = alpha * (both_sides(v, basis, "up", fine, coarse) + -gamma * low)
+        y = alpha * (both_sides(v, basis, "up", fine, coarse, taper) + -gamma * low)
         return rounded(y + gamma * z.astype(np.float64), dtype)

@@ -146,7 +146,18 @@ def _in_range(op: str, t: Any, zero: bool) -> float:
     return float(t) if isinstance(t, int) else t  # pyright: ignore[reportReturnType]
 
 
+def tapered(op: str, basis: str, taper: float) -> str:
+    """The basis with its taper in its name."""
+    if isinstance(taper, bool) or not isinstance(taper, int | float):
+        raise TypeError(f"{op}: taper must be a number, got {taper!r}")
+    if not 0 <= taper <= 1:
+        raise ValueError(f"{op}: taper is a share of the band and must lie in [0, 1], got {taper}")
+    if taper and basis != "dct":
+        raise ValueError(f"{op}: taper needs the cosine basis, got basis {basis!r}; leave taper at 0")
+    return f"{basis}~{float(taper)!r}" if taper else basis
+
+
 def precision(op: str, value: str) -> str:
-    if value not in ("exact", "fast"):
-        raise ValueError(f'{op}: precision must be "exact" or "fast", got {value!r}')
+    if value not in ("exact", "fast", "tf32", "bf16x3"):
+        raise ValueError(f'{op}: precision must be "exact", "fast", "tf32" or "bf16x3", got {value!r}')
     return value

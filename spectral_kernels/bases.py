@@ -6,6 +6,7 @@ Cosines come from big integers, correctly rounded: no entry depends on a C libra
 equal bits, which is what lets a kernel fold.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from math import isqrt
@@ -108,26 +109,51 @@ def _checked(table: Tensor, basis: str, tolerance: float) -> Tensor:
     return table
 
 
+def band(basis: str, fine: int, coarse: int) -> Tensor:
+    """Weights w of the coarse band: 1, and over its last e = round(taper coarse) a quarter cosine where a side grows.
+
+    w[coarse - e + j] = cos(pi (2 j + 1) / (4 e)); "dct~0.25" is "dct" with a taper of 0.25.
+    """
+    weights = torch.ones(coarse, dtype=torch.float64, device="cpu")
+    edge = math.floor(float(basis.partition("~")[2] or 0) * coarse + 0.5) if fine > coarse else 0
+    if edge:
+        weights[coarse - edge :] = quarter_cosines(2 * edge, 2 * edge)[1 : 2 * edge : 2]
+    return weights
+
+
+@lru_cache(maxsize=64)
+def noise_weights(basis: str, fine: tuple[int, int], coarse: tuple[int, int], device: torch.device) -> Tensor:
+    """sqrt(1 - (w_k w_l)^2) in the coarse corner, 1 elsewhere, in float64 [H, W]; without a taper the corner is 0."""
+    rows, columns = (band(basis, fine[axis], coarse[axis]) for axis in (0, 1))
+    weights = torch.ones(fine, dtype=torch.float64, device="cpu")
+    both = rows[:, None] * columns
+    weights[: coarse[0], : coarse[1]] = torch.sqrt(1.0 - both * both)
+    return weights.to(device)
+
+
 @lru_cache(maxsize=128)
 def table(basis: str, kind: str, fine: int, coarse: int) -> Tensor:
     """The map named `kind` between grids of `fine` and `coarse` points, float64. A wavelet has T_h = I.
 
     analysis  T_H                  fine x fine        synthesis  T_H^T              fine x fine
-    up        T_H[:h]^T T_h        fine x coarse      down       T_h^T T_H[:h]      coarse x fine
-    lowpass   T_H[:h]^T T_H[:h]    fine x fine        products exact to three slices, so that their bits are defined
+    up        T_H[:h]^T W T_h      fine x coarse      down       T_h^T W T_H[:h]    coarse x fine
+    lowpass   T_H[:h]^T W T_H[:h]  fine x fine        products exact to three slices, so that their bits are defined
+
+    W = diag(w) is 1 without a taper, see `band`.
     """
-    full = analysis(basis, fine) if basis in ANALYSIS else wavelet(basis, fine, coarse)
+    name = basis.partition("~")[0]
+    full = analysis(name, fine) if name in ANALYSIS else wavelet(name, fine, coarse)
     if kind == "analysis":
         return full
     if kind == "synthesis":
         return full.T.contiguous()
     low = full[:coarse]
+    soft = (low * band(basis, fine, coarse)[:, None]).T.contiguous()
     if kind == "up":
-        low = low.T.contiguous()
-        return exact_matmul(low, analysis(basis, coarse), slices=3) if basis in ANALYSIS else low
+        return exact_matmul(soft, analysis(name, coarse), slices=3) if name in ANALYSIS else soft
     if kind == "down":
         return table(basis, "up", fine, coarse).T.contiguous()
-    return exact_matmul(low.T.contiguous(), low, slices=3)
+    return exact_matmul(soft, low, slices=3)
 
 
 @lru_cache(maxsize=256)

@@ -36,6 +36,7 @@ def dct_expand(
     align: bool = True,
     layout: Layout | None = None,
     precision: str = "exact",
+    taper: float = 0,  # not 0.0: torch.compile takes a float, even a default, for a number that changes
 ) -> Expanded:
     """Raise the resolution of a diffusion state in the cosine basis: keep its spectrum, fill the rest with noise.
 
@@ -57,8 +58,15 @@ def dct_expand(
         Exactly one of seed and noise must be given unless t is 0.
     align : False keeps kappa = 1 and t' = t (the state is then no state of the flow).
     layout : how planes lie in memory, default `Planes()`; the output has the same layout at the new size.
-    precision : "exact", the same bits on every backend, correctly rounded but for about one element in ten thousand;
-        or "fast", float32 arithmetic with relative error below 2e-6 (tf32x3 on a GPU) and no promise of bits.
+    precision : "exact", the same bits on every backend, correctly rounded but for about one element in ten thousand.
+        Without a promise of bits, by products of float32 and by their largest relative error, ||error|| / ||y||:
+        "fast" 2e-6 (float32 on a CPU, on a GPU tf32x3 or where there is none float32), "bf16x3" 2.5e-5 (three bfloat16
+        products on a GPU), "tf32" 4e-3 (one tf32 product on a GPU, 10 bits; float32 elsewhere). On a CPU the three
+        are the same. Half types round the output in addition.
+    taper : share in [0, 1] of the band over which, at its edge, the state fades out and noise fades in: weights w with
+        a quarter cosine there along each axis that grows, w_k w_l on the state, sqrt(1 - (w_k w_l)^2) on noise of all
+        frequencies. The noise keeps unit variance, the signal there weakens. 0, the default, is the paper's hard edge.
+        The drawn noise is then written to memory and read again. `docs/taper.md` shows when it helps.
 
     Returns
     -------
@@ -70,10 +78,15 @@ def dct_expand(
 
     Notes
     -----
-    In the exact tier a plane that holds a NaN or an infinity becomes NaN everywhere. Gradients flow to `x` and `noise`.
+    In the exact tier a plane that holds a NaN or an infinity becomes NaN everywhere. Gradients flow to `x` and `noise`;
+    `torch.func.vmap` adds the mapped dimension to the batch, with the bits of a loop.
+    One `torch.compile` graph with dynamic=True serves all sizes, ratios, times and seeds. Compilers other than "eager"
+    compile anew for each value of a float that leaves the graph (t' of a float t: give t as a tensor) or that sizes
+    depend on (`scale`: give `size`).
     Source: Spectral Progressive Diffusion, equations of section 4.1; `reference/expand.py` is the definition.
     """
-    return _expand("dct_expand", "dct", x, scale, t, size, seed, noise, align, layout, precision)
+    basis = arguments.tapered("dct_expand", "dct", taper)
+    return _expand("dct_expand", basis, x, scale, t, size, seed, noise, align, layout, precision)
 
 
 def dct_truncate(
@@ -82,7 +95,7 @@ def dct_truncate(
     *,
     size=None,
     normalize: bool = True,
-    t=0.0,
+    t=0,
     layout: Layout | None = None,
     precision: str = "exact",
 ) -> Tensor:
@@ -151,7 +164,7 @@ def dwt_truncate(
     size=None,
     wavelet: str = "haar",
     normalize: bool = True,
-    t=0.0,
+    t=0,
     layout: Layout | None = None,
     precision: str = "exact",
 ) -> Tensor:
@@ -199,7 +212,7 @@ def fft_truncate(
     *,
     size=None,
     normalize: bool = True,
-    t=0.0,
+    t=0,
     layout: Layout | None = None,
     precision: str = "exact",
 ) -> Tensor:
@@ -222,6 +235,7 @@ def spectral_lift(
     basis: str = "dct",
     layout: Layout | None = None,
     precision: str = "exact",
+    taper: float = 0,
 ) -> Tensor:
     """Lift a coarse model's velocity to full-resolution coordinates.
 
@@ -242,6 +256,7 @@ def spectral_lift(
     basis : "dct", "fft", or the name of a wavelet, see `dwt_expand`.
     layout : layout of v with its grid (h, w); z and the result have the same layout at `size`.
     precision : as in `dct_expand`.
+    taper : as in `dct_expand`: `up` then fades x0 out at the edge of the band, where v' counts on it less. DCT only.
 
     Returns
     -------
@@ -257,6 +272,7 @@ def spectral_lift(
         size = arguments.state(op, z)[1]
     fine = arguments.target_size(op, coarse, None, size, grows=True)
     _levels(op, basis, fine, coarse)
+    basis = arguments.tapered(op, basis, taper)
     arguments.whole_patches(op, name, fine)
     expected = resized(v.shape, name, fine)
     _like(op, "z", z, v, expected)
@@ -312,7 +328,7 @@ def _truncate(op, basis, x, scale, size, normalize, t, layout, precision) -> Ten
 
 def _levels(op: str, basis: str, fine: tuple[int, int], coarse: tuple[int, int]) -> None:
     """A wavelet goes from one size to another by halves."""
-    if basis in bases.ANALYSIS:
+    if basis.partition("~")[0] in bases.ANALYSIS:
         return
     for large, small in zip(fine, coarse, strict=True):
         ratio = large // small

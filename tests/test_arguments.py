@@ -186,13 +186,23 @@ ERRORS = [
     # precision and basis
     (
         ValueError,
-        r'precision must be "exact" or "fast", got \'float64\'',
+        r'precision must be "exact", "fast", "tf32" or "bf16x3", got \'float64\'',
         dct_expand,
         (X, 2),
         {"t": 0, "precision": "float64"},
     ),
-    (ValueError, r'precision must be "exact" or "fast", got None', dctn, (X,), {"precision": None}),
+    (ValueError, r'precision must be "exact", "fast", "tf32" or "bf16x3", got None', dctn, (X,), {"precision": None}),
     (ValueError, r"wavelet must be orthogonal .*got 'dst'", spectral_lift, (X, V), {"t": 0.5, "basis": "dst"}),
+    # taper
+    (ValueError, r"share of the band and must lie in \[0, 1\], got 1.5", dct_expand, (X, 2), {"t": 0, "taper": 1.5}),
+    (TypeError, r"taper must be a number, got None", dct_expand, (X, 2), {"t": 0, "taper": None}),
+    (
+        ValueError,
+        r"needs the cosine basis, got basis 'fft'",
+        spectral_lift,
+        (X, V),
+        {"t": 0.5, "basis": "fft", "taper": 0.1},
+    ),
     # dims
     (TypeError, r"dims must be a pair of integers, got 2", dctn, (X, 2), {}),
     (TypeError, r"dims must be a pair of integers, got \(0.5, 1\)", dctn, (X, (0.5, 1)), {}),

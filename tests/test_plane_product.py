@@ -10,7 +10,18 @@ from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reference import expand as reference
-from spectral_kernels import dct_expand, dct_truncate, dctn, dispatch, fft_expand, idctn, normal, spectral_lift
+from spectral_kernels import (
+    Tokens,
+    dct_expand,
+    dct_truncate,
+    dctn,
+    dispatch,
+    dwt_expand,
+    fft_expand,
+    idctn,
+    normal,
+    spectral_lift,
+)
 from spectral_kernels.dispatch.planes import weights
 from tests.bits import assert_same_bits
 from tests.cases import array, available, on_every_backend, random
@@ -129,6 +140,11 @@ ONE_GRAPH = {
         lambda x, t: dct_expand(x, 2, t=t, seed=7),
         [(X, torch.tensor([0.1, 0.2])), (X, torch.tensor([0.5, 1.0]))],
     ),
+    "times that are returned, and sizes": (
+        lambda x, t, h, w: dct_expand(x, size=(h, w), t=t, seed=7),
+        [(X, torch.tensor(t), h, w) for t, h, w in ((0.1, 10, 12), (0.2, 13, 17), (0.7, 24, 25))],
+    ),
+    "tapers": (lambda x, t: dct_expand(x, 2, t=t, seed=7, taper=0.25).x, [(X, t) for t in (0.1, 0.35, 0.7)]),
     "seeds": (lambda x, s: dct_expand(x, 2, t=0.5, seed=s).x, [(X, 1), (X, 2**40), (X, 5)]),
     "scales": (lambda x, s: dct_expand(x, s, t=0.4, seed=7).x, [(X, 1.5), (X, 2.5), (X, 3.25)]),
     "sizes": (
@@ -140,6 +156,7 @@ ONE_GRAPH = {
         [(random((b, 3, h, w)),) for b, h, w in ((2, 8, 9), (4, 6, 13), (3, 16, 20))],
     ),
     "truncations": (lambda x, t: dct_truncate(x, 0.5, t=t), [(X, t) for t in (0.1, 0.35, 0.7)]),
+    "truncations of clean images": (lambda x, h: dct_truncate(x, size=(h, 5)), [(X, 3), (X, 4), (X, 5)]),
     "lifts": (
         lambda x, t: spectral_lift(torch.ones(2, 3, 12, 16), x, t=t),
         [(X, t) for t in (0.1, 0.35, 0.7)],
@@ -164,6 +181,8 @@ def test_one_graph_serves_all(name, compiler):
     for call in calls:
         found, expected = compiled(*call), function(*call)
         assert_same_bits(*((y if isinstance(y, torch.Tensor) else y.x) for y in (found, expected)))
+        if isinstance(getattr(expected, "t", None), torch.Tensor):
+            assert_same_bits(found.t, expected.t)
     assert counter.frame_count == 1
 
 
@@ -329,3 +348,51 @@ def test_every_backend_can_be_forced_and_missing_ones_say_why(monkeypatch):
     with pytest.raises(RuntimeError, match="backend: native is not available here: it is Sunday"):
         with dispatch.backend("native"):
             pass
+
+
+def each(function, *inputs, dims):
+    """What vmap must give: the function on every slice, stacked."""
+    mapped = [None if d is None else tensor.unbind(d) for tensor, d in zip(inputs, dims, strict=True)]
+    count = next(len(slices) for slices in mapped if slices is not None)
+    slices = ([t if m is None else m[i] for t, m in zip(inputs, mapped, strict=True)] for i in range(count))
+    return torch.stack([function(*arguments) for arguments in slices])
+
+
+MAPS = {
+    "drawn": (lambda x: dct_expand(x, 1.5, t=0.4, seed=7).x, [(3, 2, 1, 4, 5)], (0,)),
+    "a dimension inside": (lambda x: dct_expand(x, 1.5, t=0.4, seed=[3, 9]).x, [(2, 1, 3, 4, 5)], (2,)),
+    "times": (lambda x: dct_expand(x, 1.5, t=[0.4, 0.7], seed=7).x, [(3, 2, 1, 4, 5)], (0,)),
+    "a lone plane": (lambda x: dct_expand(x, 1.5, t=0.4, seed=7).x, [(3, 4, 5)], (0,)),
+    "state and noise": (
+        lambda x, e: dct_expand(x, size=(6, 8), t=0.4, noise=e).x, [(3, 2, 4, 5), (2, 3, 6, 8)], (0, 1),
+    ),
+    "noise alone": (lambda x, e: dct_expand(x, size=(6, 8), t=0.4, noise=e).x, [(2, 4, 5), (3, 2, 6, 8)], (None, 0)),
+    "state alone": (lambda x, e: dct_expand(x, size=(6, 8), t=0.4, noise=e).x, [(3, 4, 5), (6, 8)], (0, None)),
+    "truncation": (lambda x: dct_truncate(x, 0.5, t=[0.3, 0.5]), [(3, 2, 1, 4, 6)], (0,)),
+    "lift": (lambda z, v: spectral_lift(z, v, t=0.4), [(3, 2, 4, 6), (3, 2, 2, 3)], (0, 0)),
+    "tokens": (lambda x: dct_expand(x, 2, t=0.4, seed=1, layout=Tokens(2, 3)).x, [(3, 2, 6, 4)], (0,)),
+    "Haar": (lambda x: dwt_expand(x, 2, t=0.4, seed=7).x, [(3, 2, 4, 5)], (0,)),
+    "no sample": (lambda x: dct_expand(x, 2, t=0.4, seed=7).x, [(3, 0, 4, 5)], (0,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_vmap_has_the_bits_of_a_loop(name):
+    function, shapes, dims = MAPS[name]
+    inputs = [random(shape, i) for i, shape in enumerate(shapes)]
+    assert_same_bits(torch.func.vmap(function, in_dims=dims)(*inputs), each(function, *inputs, dims=dims))
+
+
+def test_gradients_go_through_vmap():
+    """torch.func.grad does not take custom ops, autograd does."""
+
+    def loss(x, e):
+        return dct_expand(x, size=(6, 8), t=0.4, noise=e).x.square().sum()
+
+    gradients = []
+    for many in (torch.func.vmap(loss), lambda x, e: torch.stack([loss(*pair) for pair in zip(x, e, strict=True)])):
+        x, e = random((3, 2, 4, 5)).requires_grad_(), random((3, 2, 6, 8), 1).requires_grad_()
+        many(x, e).sum().backward()
+        gradients += [x.grad, e.grad]
+    assert_same_bits(gradients[0], gradients[2])
+    assert_same_bits(gradients[1], gradients[3])

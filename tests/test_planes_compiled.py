@@ -8,7 +8,14 @@ from compiled import CUDA_TARGETS, TARGETS, compile_kernel
 
 pytest.importorskip("triton")
 
+import triton
+
 from spectral_kernels.kernels import launch, planes
+
+pytestmark = pytest.mark.skipif(
+    tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 9),
+    reason=f"the limits are those of Triton 3.9; {triton.__version__} spills more, and has fewer float64 tensor cores",
+)
 
 STRIDES, SIZE = ("i64",) * 7, ("i32", "i32")
 TENSORS = {"x": "*fp32", "other": "*fp32", "seeds": "*i64", "x_strides": STRIDES, "other_strides": STRIDES}
@@ -19,7 +26,7 @@ def compiled(kernel, mode, tile, target, signature, **constexprs):
     names = kernel.arg_names
     given = {
         "MODE": mode,
-        "DOT": "ieee" if target == "gfx942" else "tf32x3",
+        "DOT": launch.dot_precision("fast", target == "gfx942"),
         **{"PATCH": 1, "SECOND": "noise", "ADD": False, "MASKED": True, "FORMULA": "expand", "PART": ""},
         **{"SEEDS": False, "TIMES": False, "ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth},
         **{name: 22 for name in names if name.startswith("BITS_")},
@@ -79,6 +86,27 @@ def test_one_launch(mode, side, shared, spills, target):
     assert result.spills <= spills[target]
 
 
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("precision", ["tf32", "bf16x3"])
+def test_other_products_of_float32(precision, target):
+    """They compile, and the tensor core is asked for them."""
+    tables = dict.fromkeys(("rows1", "columns1", "rows2", "columns2"), "*fp32")
+    result = compiled(
+        planes.fused,
+        "fast",
+        launch.fused_tile("fast", (128, 128), (64, 64)),
+        target,
+        {"out": "*fp32", **tables, "out_size": SIZE, "x_size": SIZE, "other_size": SIZE},
+        DOT=launch.dot_precision(precision, target == "gfx942"),
+        WIDTH1=64,
+        WIDTH2=128,
+    )
+    if target == "sm_90":
+        assert re.search(r"(wgmma|mma)[\w.]*\.(\w+\.)*" + precision[:4], result.asm["ptx"])
+    elif precision == "bf16x3":
+        assert re.search(r"v_mfma_f32\w*bf16", result.asm["amdgcn"])
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_two_launches(mode, target):
@@ -94,3 +122,25 @@ def test_two_launches(mode, target):
         assert_sound(result, mode)
         assert result.shared <= (16 << 10) + 8
         assert result.spills == 0
+
+
+def test_states_are_addressed_with_64_bits():
+    """Every array of pointers into x, E or the output moves by 64-bit numbers even where the strides are small, and so
+    does every way to a plane: more than 2^31 elements are reached. Tables and rows of one plane stay below 2^31."""
+    small = ("i32",) * 7
+    tables = dict.fromkeys(("rows1", "columns1", "rows2", "columns2"), "*fp32")
+    states = {"out": "*bf16", "x": "*bf16", "other": "*bf16"}
+    strides = dict.fromkeys(("out_strides", "x_strides", "other_strides"), small)
+    sizes = {"out_size": SIZE, "x_size": SIZE, "other_size": SIZE, "column_tiles1": "i32", "height": "i32"}
+    widths = {"half1": "*fp64", "half2": "*fp64", "width1": "i32", "width2": "i32"}
+    for kernel in (planes.fused, planes.rows, planes.columns):
+        result = compiled(
+            kernel, "exact", launch.pair_tile("exact"), "sm_90", {**tables, **states, **strides, **sizes, **widths},
+            PATCH=2, SECOND="tensor", ADD=True, FORMULA="lift", WIDTH1=16, WIDTH2=32,
+        )  # fmt: skip
+        moves = re.findall(
+            r"tt\.addptr %\S+, %\S+ : (tensor<[\dx]*)?!tt\.ptr<(\w+)>>?, (?:tensor<[\dx]*)?(i\d+)", result.asm["ttir"]
+        )
+        into_states = {bits for _, dtype, bits in moves if dtype == "bf16"}
+        to_planes = {bits for tensor, dtype, bits in moves if not tensor and dtype == "f64"}
+        assert into_states == {"i64"} and to_planes <= {"i64"}

@@ -40,7 +40,7 @@ def plane_product(
     """
     # Without a promise of bits an expansion may go through the spectrum: analysis on the coarse grid into the corner of
     # the noise, one synthesis on the fine grid. A quarter fewer operations than two terms.
-    spectral = mode == "fast" and second is not None and all(kind == "synthesis" for _, kind, _, _ in second)
+    spectral = mode == "fast" and corner != (0, 0)
     if spectral:
         first = [(basis, "analysis", coarse, coarse) for basis, _, _, coarse in first]
     _native.plane_product(

@@ -17,6 +17,7 @@ from spectral_kernels import bases, exact, layouts
 from spectral_kernels import dispatch as backends
 from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import haar
+from spectral_kernels.dispatch.noise import normal
 from spectral_kernels.dispatch.product import Operands, Product, canonical, flat, weights
 
 
@@ -45,6 +46,12 @@ def plane_product(
     out = x.new_empty(layouts.resized(x.shape, layout, product.result))
     if out.numel() == 0:
         return out
+    if product.tapered and second == "synthesis":
+        if other is None and not (times is None and t == 0):
+            other = _drawn(product, x, base_seed, seeds)
+        if other is not None:
+            other = weigh_noise(other.to(torch.promote_types(other.dtype, torch.float32)), basis, *sizes, layout)
+            seeds = base_seed = None
     operands = Operands(
         layouts.view(out, layout, product.result),
         layouts.view(x, layout, coarse if kind == "up" else fine),
@@ -67,14 +74,46 @@ def plane_product(
     return out
 
 
+def _drawn(product: Product, x: Tensor, base_seed: int | None, seeds: Tensor | None) -> Tensor:
+    """float32 noise in the layout of the output."""
+    noise = torch.empty(layouts.resized(x.shape, product.layout, product.fine), dtype=torch.float32, device=x.device)
+    view = layouts.view(noise, product.layout, product.fine)
+    shape = [view.shape[0], view.shape[1] * view.shape[2], *product.fine]
+    view.copy_(normal(shape, base_seed, seeds, product.stream, torch.float32, x.device).view(view.shape))
+    return noise
+
+
+@torch.library.custom_op("spectral_kernels::weigh_noise", mutates_args=())
+def weigh_noise(e: Tensor, basis: str, fine: list[int], coarse: list[int], layout: str) -> Tensor:
+    """E as the spectrum of an expansion counts it: 0 in the coarse corner, or faded in at a tapered edge."""
+    weighed = torch.empty(e.shape, dtype=e.dtype, device=e.device)
+    given = layouts.view(e, layout, fine)
+    given = given.to(torch.promote_types(e.dtype, torch.float32))
+    weights = bases.noise_weights(basis, (fine[0], fine[1]), (coarse[0], coarse[1]), e.device)
+    weights = weights.to(given.dtype).view(given.shape[3:])
+    layouts.view(weighed, layout, fine).copy_(torch.where(weights == 0, 0, given * weights))
+    return weighed
+
+
+@weigh_noise.register_fake
+def _(e, *_):
+    return torch.empty(e.shape, dtype=e.dtype, device=e.device)
+
+
+weigh_noise.register_autograd(  # its own adjoint
+    lambda ctx, grad: (weigh_noise(grad, *ctx.names), *(None,) * 4),
+    setup_context=lambda ctx, inputs, output: setattr(ctx, "names", inputs[1:]),
+)
+
+
 @plane_product.register_fake
 def _(x, other, seeds, times, base_seed, t, kind, second, basis, fine, coarse, layout, *_):
     return x.new_empty(layouts.resized(x.shape, layout, coarse if kind == "down" else fine))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    _, other, _, times, _, ctx.t, *names = inputs
-    ctx.product = Product(*names)
+    _, other, _, times, _, ctx.t, kind, second, basis, fine, coarse, *rest = inputs
+    ctx.product = Product(kind, second, basis, tuple(fine), tuple(coarse), *rest)
     ctx.has_other = other is not None
     ctx.save_for_backward(times)
 
@@ -96,14 +135,36 @@ def _backward(ctx, grad: Tensor):
     if ctx.has_other and ctx.needs_input_grad[1]:
         grad_other = adjoint(product.second, "second", grad)
         if product.second == "synthesis":
-            rows, columns = (torch.arange(side, device=grad.device) for side in product.fine)
-            corner = (rows[:, None] < product.coarse[0]) & (columns < product.coarse[1])
-            planes = layouts.view(grad_other, product.layout, product.fine)
-            planes.masked_fill_(corner.view(planes.shape[3:]), 0)
+            grad_other = weigh_noise(grad_other, product.basis, product.fine, product.coarse, product.layout)
     return grad_x, grad_other, *(None,) * 14
 
 
 plane_product.register_autograd(_backward, setup_context=_setup_context)
+
+
+@plane_product.register_vmap
+def _(info, in_dims, x, other, seeds, times, base_seed, t, *names):
+    """The mapped dimension joins the batch: each slice draws the noise it would draw alone."""
+    lone = x.ndim - (in_dims[0] is not None) == 2
+    x, other = (_joined(tensor, dim, info.batch_size, lone) for tensor, dim in zip((x, other), in_dims, strict=False))
+    seeds, times = (
+        _joined(tensor, dim, info.batch_size, False) for tensor, dim in zip((seeds, times), in_dims[2:4], strict=True)
+    )
+    assert x is not None
+    samples = len(x) // max(1, info.batch_size)
+    if base_seed is not None:
+        seeds = (torch.arange(samples, device=x.device) + base_seed).repeat(info.batch_size)
+    y = plane_product(x, other, seeds, times, None, t, *names)
+    return (y if lone else y.unflatten(0, (info.batch_size, samples))), 0
+
+
+def _joined(tensor: Tensor | None, dim: int | None, count: int, lone: bool) -> Tensor | None:
+    """[count B, ...] of a tensor [B, ...] that is mapped over `dim`, or the same for all; `lone` ones have no B."""
+    if tensor is None:
+        return None
+    tensor = tensor.expand(count, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return tensor if lone else tensor.flatten(0, 1)
+
 
 _CHUNK = 1 << 20  # fine pixels per pass: 8 MiB per float64 temporary, so memory does not grow with the batch
 
@@ -129,7 +190,7 @@ def _torch(product: Product, operands: Operands) -> None:
                 seed = seeds[sample] if seeds is not None else sample + (base_seed or 0)
                 extra = deviates_of_planes(seed, planes % per_sample, *product.fine, product.stream)
             spectrum = extra
-            if product.second == "synthesis":
+            if product.masked:
                 spectrum = extra.clone()
                 spectrum[:, : product.coarse[0], : product.coarse[1]] = 0
             more = second(spectrum).mul_(beta).add_(y)
@@ -172,7 +233,7 @@ def _native(product: Product, operands: Operands) -> None:
         other,
         product.names(product.kind),
         product.names(product.second) if product.second else None,
-        product.coarse if product.second == "synthesis" else (0, 0),
+        product.coarse if product.masked else (0, 0),
         product.mode(x),
         source,
         product.stream,

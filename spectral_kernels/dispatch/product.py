@@ -15,7 +15,7 @@ class Product(NamedTuple):
 
     kind, second     tables of the first and the second term; second is "" without one
     formula, part    the weights, see `weights`
-    precision        "exact" or "fast"; float64 inputs are computed plainly in float64
+    precision        "exact", or "fast" and its variants "tf32" and "bf16x3"; float64 inputs stay plainly float64
     """
 
     kind: str
@@ -49,8 +49,20 @@ class Product(NamedTuple):
         """One level of Haar in both axes works on 2x2 blocks, without tables: `dispatch.haar`."""
         return self.basis == "haar" and self.fine == (2 * self.coarse[0], 2 * self.coarse[1])
 
+    @property
+    def masked(self) -> bool:
+        """Whether E counts as 0 in the coarse corner; at a tapered edge (`bases.band`) it comes with its weights."""
+        return self.second == "synthesis" and not self.tapered
+
+    @property
+    def tapered(self) -> bool:
+        return "~" in self.basis
+
     def mode(self, x: Tensor) -> str:
-        return "double" if x.dtype == torch.float64 else self.precision
+        """The arithmetic: "double", "exact" or "fast". Variants of "fast" differ in a GPU's products alone."""
+        if x.dtype == torch.float64:
+            return "double"
+        return "exact" if self.precision == "exact" else "fast"
 
     def bits(self, table: Tensor) -> int:
         """Bits per slice of the product with this table."""

@@ -29,7 +29,7 @@ def plane_product(
 ) -> Tensor:
     """`dispatch.planes.plane_product` for tensors and DTensors; `op` is the public name, for errors.
 
-    `t` has no default: torch.compile would take one for a number that changes.
+    `t` has no default: torch.compile would take one for a number that changes, as it does every float.
     """
     # The attribute instead of the class: torch.distributed.tensor takes a second to import, and few need it.
     if not hasattr(x, "device_mesh"):

@@ -25,6 +25,15 @@ TILES = tuple(
 )
 
 
+def dot_precision(precision: str, hip: bool, interpreted: bool = False) -> str:
+    """How `tl.dot` multiplies float32 where no bits are promised; `dct_expand` states the error of each."""
+    if interpreted and precision == "bf16x3":  # unknown to Triton's interpreter, which multiplies float32 in any case
+        return "ieee"
+    if hip:  # AMD has no tf32x3, and tf32 on one architecture alone
+        return "bf16x3" if precision == "bf16x3" else "ieee"
+    return precision if precision in ("tf32", "bf16x3") else "tf32x3"
+
+
 def fused_tile(mode: str, out_size: tuple[int, int], in_size: tuple[int, int]) -> Tile:
     """16 rows keep both slices of the widest intermediate (256 columns) in the registers of 8 warps.
 

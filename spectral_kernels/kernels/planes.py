@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spectral_kernels.kernels.exact import accumulate, grid_above, split, table_tile
-from spectral_kernels.kernels.launch import FUSED_SIDE, Tile, fused_tile, pair_tile
+from spectral_kernels.kernels.launch import FUSED_SIDE, Tile, dot_precision, fused_tile, pair_tile
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
 from spectral_kernels.kernels.rounding import round_to, widen
 
@@ -359,13 +359,13 @@ def launch(product, operands, tile: Tile | None = None) -> None:
     added = x if other is None else other
     given = {
         "MODE": mode,
-        "DOT": "ieee" if torch.version.hip else "tf32x3",
+        "DOT": dot_precision(product.precision, torch.version.hip is not None, triton.knobs.runtime.interpret),
         "PATCH": x.shape[4],
         "SECOND": second,
         "num_stages": 1,
         "enable_fp_fusion": False,
     }
-    masked, add = product.second == "synthesis", product.adds and other is not None
+    masked, add = product.masked, product.adds and other is not None
     bits = [product.bits(table) for table in (rows1, columns1, rows2, columns2)]
     t_pattern, ratio_pattern = struct.unpack("<2q", struct.pack("<2d", t, product.ratio))
     names = {"FORMULA": product.formula, "PART": product.part}
