@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | lint | bench | gpu | native | library | sanitize | dist: each from a fresh clone; what they need is
-# installed once, into .venv.
+# make demo | test | lint | bench | gpu | native | library | sanitize | fuzz | dist: each from a fresh clone; what they
+# need is installed once, into .venv.
 
 # Any Python from 3.11 on.
 PYTHON ?= python3
@@ -9,7 +9,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test lint bench gpu native library sanitize dist clean
+.PHONY: demo test lint bench gpu native library sanitize fuzz dist clean
 
 demo: .venv/ready-demo
 	.venv/bin/python -m spectral_kernels demo
@@ -42,6 +42,15 @@ sanitize: .venv/ready-test
 		.venv/bin/cmake --build build/sanitize-$$kind --parallel $(WORKERS) && \
 		.venv/bin/ctest --test-dir build/sanitize-$$kind --output-on-failure || exit 1; \
 	done
+
+# libFuzzer over the C API under ASan and UBSan; needs clang. make fuzz FUZZ_SECONDS=600
+FUZZ_SECONDS ?= 60
+fuzz: flags = -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
+fuzz: .venv/ready-test
+	.venv/bin/cmake -S . -B build/fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
+		-DCMAKE_C_FLAGS="$(flags)" -DCMAKE_CXX_FLAGS="$(flags)" -DSPECTRAL_KERNELS_FUZZ=ON -DBUILD_TESTING=OFF
+	.venv/bin/cmake --build build/fuzz --parallel $(WORKERS)
+	build/fuzz/bindings/fuzz/fuzz_capi -max_total_time=$(FUZZ_SECONDS)
 
 # Wheel and sdist, and the package for the hub; the wheel goes into an environment of its own and tests itself there.
 # That environment sees the PyTorch of .venv, but not the package installed in it for development.

@@ -104,7 +104,7 @@ def _forecast(dtype: str, count: int, aligned: bool) -> Kernel:
         limits={"count": (count // 2 + 1, count)},
         grid=((("elements", 1024),),),
         says="elements start..stop of features and out, elements = stop - start; features past `count` are not read",
-        aligned=("features", "out", "start", "stop", "stride") if aligned else (),
+        aligned=("features", "out", "start", "stop") if aligned else (),
     )
 
 

@@ -334,6 +334,7 @@ sk_status sk_gpu_forecast(const sk_gpu_kernels* kernels, const void* const* feat
         const int64_t body = size / 16 * 16;
         Slots values;
         values.of[kCount] = count;
+        values.of[kStride] = size;
         for (int64_t k = 0; k < kMostFeatures; ++k) values.of[kFeatures + k] = address(features[k < count ? k : 0]);
         // First whether there are kernels for all parts: either everything is launched, or nothing.
         for (const bool launches : {false, true}) {

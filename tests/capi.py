@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C library by ctypes: its structs, its GPU functions, and a build of it."""
+
+import ctypes
+import fcntl
+import subprocess
+import sys
+from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
+from pathlib import Path
+
+import torch
+
+from spectral_kernels import dispatch, normal, selftest, weights
+
+ROOT = Path(__file__).parents[1]
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+OPERATIONS = {"expand": 0, "truncate": 1, "analysis": 2, "synthesis": 3, "lift": 4}
+BASES = {"dct": 0, "fft": 1}
+
+
+class Array(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_int64),
+        ("data", c_void_p),
+        ("dtype", c_int32),
+        ("patch", c_int32),
+        ("size", c_int64 * 4),
+        ("stride", c_int64 * 4),
+        ("patch_stride", c_int64 * 2),
+    ]
+
+
+class PlanOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_int64),
+        *((name, c_int32) for name in ("operation", "basis", "dtype", "precision")),
+        ("coarse", c_int64 * 2),
+        ("fine", c_int64 * 2),
+        ("threads", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class Noise(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_int64),
+        ("values", POINTER(Array)),
+        ("seeds", POINTER(c_int64)),
+        ("seed_count", c_int64),
+        ("stream", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+def build(folder: Path, *options: str, targets: tuple[str, ...] = ("spectral_kernels",)) -> None:
+    """Configure and build the library below the checkout; one process at a time, and only what is out of date."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cmake = [sys.executable, "-m", "cmake"]
+        for command in (
+            ["-S", ROOT, "-B", folder, *options],
+            ["--build", folder, "--parallel", "2", "--target", *targets],
+        ):
+            done = subprocess.run([*cmake, *command], capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Gpu:
+    """sk_gpu_*() on tensors; a status that is not SK_OK raises with its words."""
+
+    def __init__(self, library: Path, image: bytes | None = None, stream: int = 0):
+        self.c = ctypes.CDLL(str(library))
+        self.c.sk_status_string.restype = c_char_p
+        self.stream = c_void_p(stream)
+        self.kernels = c_void_p()
+        size = c_int64(len(image or b""))
+        self.checked(self.c.sk_gpu_kernels_create(byref(self.kernels), image, size))
+
+    def checked(self, status: int) -> None:
+        if status != 0:
+            words = self.c.sk_status_string(status).decode()
+            raise RuntimeError(f"status {status}: {words} (CUresult {self.c.sk_gpu_driver_result()})")
+
+    def close(self) -> None:
+        self.c.sk_gpu_kernels_destroy(self.kernels)
+
+    def product(self, operation, out, x, other=None, *, basis="dct", t=0.0, seed=None, align=True) -> None:
+        """One plan product, from [.., h, w] and what the operation takes besides into `out`."""
+        sizes = x.shape[-2:], out.shape[-2:]
+        fine, coarse = max(sizes), min(sizes)
+        if operation == "lift":
+            fine, coarse = out.shape[-2:], other.shape[-2:]
+        options = PlanOptions(ctypes.sizeof(PlanOptions), OPERATIONS[operation], BASES[basis])
+        options.coarse[:], options.fine[:] = coarse, fine
+        plan = c_void_p()
+        self.checked(self.c.sk_gpu_plan_create(byref(plan), self.kernels, byref(options)))
+        times = [t] if isinstance(t, float) else t
+        times, count = (c_double * len(times))(*times), c_int64(len(times))
+        given = [byref(array(tensor)) for tensor in (x, out)]
+        try:
+            if operation == "expand":
+                noise, values = Noise(ctypes.sizeof(Noise)), None
+                if seed is not None:
+                    seeds = [seed] if isinstance(seed, int) else seed
+                    noise.seeds, noise.seed_count = (c_int64 * len(seeds))(*seeds), len(seeds)
+                elif other is not None:
+                    values = array(other)
+                    noise.values = ctypes.pointer(values)
+                status = self.c.sk_gpu_expand(
+                    plan, given[0], times, count, byref(noise), c_int32(align), given[1], None, self.stream
+                )
+            elif operation == "truncate":
+                status = self.c.sk_gpu_truncate(plan, given[0], c_int32(align), given[1], self.stream)
+            elif operation == "lift":
+                status = self.c.sk_gpu_lift(plan, given[0], byref(array(other)), times, count, given[1], self.stream)
+            else:
+                status = self.c.sk_gpu_transform(plan, *given, self.stream)
+            self.checked(status)
+        finally:
+            if out.is_cuda:
+                torch.cuda.synchronize()  # the plan's tables are in use until then
+            self.c.sk_gpu_plan_destroy(plan)
+
+    def normal(self, out, seed, stream=0) -> None:
+        seeds = [seed] if isinstance(seed, int) else seed
+        table = (c_int64 * len(seeds))(*seeds)
+        self.checked(
+            self.c.sk_gpu_normal(
+                self.kernels, byref(array(out)), table, c_int64(len(seeds)), c_uint32(stream), self.stream
+            )
+        )
+
+    def forecast(self, features, weights, out) -> None:
+        """Weights float32 [G, K] on the host, out [G, F]."""
+        pointers = (c_void_p * len(features))(*(feature.data_ptr() for feature in features))
+        table = (c_float * weights.numel())(*weights.flatten().tolist())
+        count, targets, size = c_int64(len(features)), c_int64(len(weights)), c_int64(out.shape[-1])
+        self.checked(
+            self.c.sk_gpu_forecast(
+                self.kernels,
+                pointers,
+                count,
+                table,
+                targets,
+                size,
+                DTYPES[out.dtype],
+                c_void_p(out.data_ptr()),
+                self.stream,
+            )
+        )
+
+
+def golden_rows() -> list[dict]:
+    """The test vectors that the C functions and the classes of `spectral_kernels.aot` serve."""
+    return [row for row in selftest.vectors() if _served(row)]
+
+
+def _served(row: dict) -> bool:
+    if row["dtype"] == "float64" or row.get("encoding") or row.get("weights") == "moments":
+        return False
+    if row["op"] in ("normal", "forecast"):
+        return True
+    if row["op"] not in selftest.PLANE_OPS or max(row["size"]) > 256:
+        return False
+    # A truncation that moves the time, and a lift without alignment, are Python's alone.
+    timed = row["op"].endswith("truncate") and row["t"] != 0.0
+    return not timed and (row["op"] != "spectral_lift" or row.get("align", True))
+
+
+def golden_result(gpu: Gpu, row: dict, device: torch.device) -> torch.Tensor:
+    """A test vector, computed by the C library."""
+    dtype = getattr(torch, row["dtype"])
+
+    def drawn(shape, seed, kind=dtype):
+        with dispatch.backend("torch"):
+            return normal(shape, seed, dtype=kind).to(device)
+
+    op, t = row["op"], row.get("t", 0.0)
+    if op == "normal":
+        out = torch.empty(row["shape"], dtype=dtype, device=device)
+        gpu.normal(out if out.dim() > 1 else out[None], row["seed"], row["stream"])
+        return out
+    if op == "forecast":
+        steps, maker = row["steps"], getattr(weights, f"{row['weights']}_weights")
+        features = [drawn([row["size"]], k, torch.float32).to(dtype) for k in range(len(steps))]
+        out = torch.empty((len(row["targets"]), row["size"]), dtype=dtype, device=device)
+        gpu.forecast(features, maker(steps, row["targets"], row["num_steps"]), out)
+        return out
+    x = drawn(row["shape"], 7)
+    out = torch.empty([*row["shape"][:-2], *row["size"]], dtype=dtype, device=device)
+    other = drawn(out.shape, 8) if row.get("noise") or op == "spectral_lift" else None
+    basis = row.get("basis", op[:3] if op[:3] in BASES else "dct")
+    if op in ("dctn", "idctn"):
+        gpu.product("analysis" if op == "dctn" else "synthesis", out, x)
+    elif op == "spectral_lift":
+        z, v = (x, other) if x.shape[-1] >= other.shape[-1] else (other, x)
+        out = torch.empty_like(z)
+        gpu.product("lift", out, z, v, basis=basis, t=t)
+    elif op.endswith("truncate"):
+        gpu.product("truncate", out, x, basis=basis, align=row.get("normalize", True))
+    else:
+        align = row.get("align", True)
+        gpu.product("expand", out, x, other, basis=basis, t=t, seed=row.get("seed"), align=align)
+    return out
+
+
+def array(tensor: torch.Tensor) -> Array:
+    """[.., h, w] as [samples, planes, h, w]: the first axis counts samples, those between are planes."""
+    planes = tensor.reshape(tensor.shape[0] if tensor.dim() > 2 else 1, -1, *tensor.shape[-2:])
+    assert planes.data_ptr() == tensor.data_ptr()
+    described = Array(ctypes.sizeof(Array), planes.data_ptr(), DTYPES[tensor.dtype], 1)
+    described.size[:], described.stride[:] = planes.shape, planes.stride()
+    return described
