@@ -177,3 +177,18 @@ print(*sorted(set(sys.modules) - before))
     strangers = {name.split(".")[0] for name in brought if not standard(name)} - {"spectral_kernels", "torch"}
     assert strangers == set()
     assert [name for name in brought if within(name, "torch._dynamo", "torch._inductor")] == []
+    # Rooms that a call opens when it needs them, and commands.
+    rooms = (
+        "_native",
+        "adapters",
+        "aot",
+        "demo",
+        "dispatch.native",
+        "flow",
+        "info",
+        "kernels",
+        "peers",
+        "plan",
+        "selftest",
+    )
+    assert [name for name in brought if within(name, *(f"spectral_kernels.{room}" for room in rooms))] == []
