@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 E2E = ("flux", "klein", "zimage", "wan", "qwen")
 E2E_GROUPS = ("forecast", "progressive", "caches")
 
+C_API = "tests/test_gpu_loader.py"
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -50,7 +52,14 @@ def pieces(dry: bool, results: Path) -> list[Piece]:
         Piece("info", ["-m", "spectral_kernels", "info"], 60),
         Piece("selftest", ["-m", "spectral_kernels", "selftest", *(["--backend", "torch"] if dry else [])], 240),
         # Exit code 5: no test has the marker.
-        Piece("gpu tests", [*tests, "-m", "gpu", *(gates[suites.SUITES[0]] if dry else [])], 240, (0, 5)),
+        Piece(
+            "gpu tests",
+            [*tests, "-m", "gpu", "--ignore", C_API, *(gates[suites.SUITES[0]] if dry else [])],
+            240,
+            (0, 5),
+        ),
+        # Test vectors through the C library, which is built here with the kernels for this GPU inside.
+        Piece("C library", [*tests, "-m", "gpu", C_API, *(["--collect-only"] if dry else [])], 400, (0, 5)),
     ]
     found += [Piece(f"tests of {name}", [*tests, *gate], 300) for name, gate in gates.items()]
     for name in suites.SUITES:

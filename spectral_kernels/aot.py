@@ -111,7 +111,7 @@ def _forecast(dtype: str, count: int, aligned: bool) -> Kernel:
 # The plane products: the second term, whether its corner is zero, whether gamma E is added, the formula of the weights.
 # With ratio 1 and t 0 the formula "truncate" is 1: the transforms.
 PRODUCTS = {
-    "expand_noise": ("noise", False, False, "expand"),
+    "expand_noise": ("noise", True, False, "expand"),
     "expand_tensor": ("tensor", True, False, "expand"),
     "single": ("", False, False, "truncate"),
     "lift": ("tensor", False, True, "lift"),

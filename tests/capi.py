@@ -164,7 +164,7 @@ def _served(row: dict) -> bool:
     if row["op"] not in selftest.PLANE_OPS or max(row["size"]) > 256:
         return False
     # A truncation that moves the time, and a lift without alignment, are Python's alone.
-    timed = row["op"].endswith("truncate") and row["t"] != 0.0
+    timed = row["op"].endswith("truncate") and row.get("t", 0.0) != 0.0
     return not timed and (row["op"] != "spectral_lift" or row.get("align", True))
 
 

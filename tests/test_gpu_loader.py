@@ -22,6 +22,7 @@ from tests import capi
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "library"  # of `make library`: what it built is not built again
+LIBRARY = "bindings/capi/libspectral_kernels.so"
 
 # One class serves both formulas, with the ratio 1; tiles change no bit and no argument; a class holds narrower planes.
 SAME = {"FORMULA": [["truncate", "one"]]}
@@ -33,8 +34,8 @@ def launches():
     if not shutil.which("c++") or not Path(sysconfig.get_path("include"), "Python.h").exists():
         pytest.skip("needs a C++ compiler and Python.h: Triton compiles its launcher")
     capi.build(BUILD, targets=("spectral_kernels", "fake_cuda"))
-    (fake,) = BUILD.rglob("fake_cuda/libcuda.so.1")
-    (library,) = BUILD.rglob("libspectral_kernels.so")
+    fake = BUILD / "bindings/capi/tests/fake_cuda/libcuda.so.1"
+    library = BUILD / LIBRARY
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": str(ROOT), "TRITON_LIBCUDA_PATH": str(fake.parent)}
     command = [sys.executable, "-m", "tests.gpu_launches", str(library), str(fake)]
@@ -83,8 +84,7 @@ def gpu(tmp_path_factory):
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
     capi.build(folder, f"-DSK_EMBED_GPU={folder / 'kernels'}")
     torch.zeros(1, device="cuda")  # makes the context
-    (library,) = folder.rglob("libspectral_kernels.so")
-    found = capi.Gpu(library, stream=torch.cuda.current_stream().cuda_stream)
+    found = capi.Gpu(folder / LIBRARY, stream=torch.cuda.current_stream().cuda_stream)
     yield found
     torch.cuda.synchronize()
     found.close()
