@@ -14,6 +14,7 @@ from spectral_kernels import (
     dct_expand,
     dct_truncate,
     dctn,
+    evaluation_steps,
     linear_weights,
     normal,
     resolution_schedule,
@@ -203,6 +204,14 @@ def test_forecast_is_exact_for_velocities_it_can_represent():
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("window, warmup, flex", [(2, 5, 0.75), (3, 4, 0.5), (4, 1, 0.0)])
+def test_forecast_evaluates_the_steps_of_its_schedule(window, warmup, flex):
+    calls, sigmas = [], flux_sigmas(30)
+    options = {} if (window, warmup, flex) == (2, 5, 0.75) else {"window": window, "warmup": warmup, "flex": flex}
+    forecast_euler(recorded(field, calls), noise(dtype=torch.float32), sigmas, **options)
+    assert [sigmas.index(t) for _, t in calls] == list(evaluation_steps(30, window, warmup, flex))
+
+
 def test_forecast_in_a_progressive_run():
     """Each stage warms up anew, because features change size; the result stays near the evaluated run."""
     made, calls = plan(sigmas=flux_sigmas(40)), []
@@ -328,6 +337,15 @@ def test_fine_tuning_loss():
         stage = next(s for s in made.stages if s.size == shape[-2:])
         assert shape[0] == 64 and stage.sigma_out <= low < high <= stage.sigma_in
     assert {shape[-2:] for shape, _, _ in seen} == set(SIZES)
+
+
+def test_fine_tuning_loss_is_that_of_the_true_velocity():
+    """Data of no power: the state is t * noise at every stage, its velocity z / t."""
+    made, x = plan("respaced", sigmas=flux_sigmas(40)), torch.zeros(2, 1, *SIZE, dtype=torch.float64)
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        loss = fine_tuning_loss(lambda z, t: z / t.view(-1, 1, 1, 1), x, made, generator=generator)
+        assert float(loss) == pytest.approx(0, abs=1e-20)
 
 
 def test_stages_are_trained_as_often_as_they_have_steps():
