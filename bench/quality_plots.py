@@ -309,10 +309,13 @@ def bound(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def bases(points: list[Point]) -> list[str]:
-    """The ablation of the transform: respaced, two and three stages."""
+    """The ablation of the transform: respaced, two and three stages, the seeds that all transforms have."""
     case = main_case(points, "posterior")
     swept = [] if case is None else [p for p in of(points, case, sweep="tolerance") if p["kind"] == "respaced"]
     deltas = sorted({p["delta"] for p in swept if p["basis"] != "dct"})
+    swept = [p for p in swept if p["delta"] in deltas and p["stages"] in (2, 3)]
+    shared = set.intersection(*(set(p.seeds) for p in swept)) if swept else set()
+    swept = [Point([row for seed, row in p.seeds.items() if seed in shared]) for p in swept]
     columns = sorted({column_of(p) for p in swept}, key=lambda c: (c[1] != "dct", c[2], c[1]))
     rows = []
     for stages in (2, 3):

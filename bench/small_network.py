@@ -4,7 +4,7 @@
     python -m bench.small_network SECONDS [OUTPUT]
 
 It is large enough (0.5 M parameters) to err as networks do: more at some levels than at others, and not alike at
-different sizes. The measurements in bench/results/ come from one training of 35 minutes, some 3000 steps,
+different sizes. The measurements in bench/results/ come from one training of 45 minutes, some 4500 steps,
 on a shared core.
 """
 

@@ -319,7 +319,7 @@ def resolution_schedule(
         or what `.fit()` gives one, as PowerSpectrum does
     delta : float, tolerated velocity error, see `activation_time`
     schedule : see above. "respaced" is the default: at the cost of "published" it came nearer to the full-resolution
-        run and to the data in nearly all measurements (docs/schedules.md). "published" reproduces the papers' tables.
+        run and to the data in most measurements (docs/schedules.md). "published" reproduces the papers' tables.
     align : False: kappa = 1 and no level changes with size (sglang's mode "dct"). Not for "matched".
     transition_sigmas : one level per transition, decreasing, instead of spectrum and delta
 

@@ -25,6 +25,10 @@ def field(law, size, samples, channels=1, seed=0):
     return torch.tensor(x, dtype=torch.float32)
 
 
+def test_no_law_holds_at_frequency_zero():
+    assert FLUX_LATENT(0.0) == math.inf and FLUX_LATENT(torch.zeros(1)).item() == math.inf
+
+
 def same(a, b):
     assert a.state() == b.state()
     assert_same_bits(a.power, b.power)
@@ -117,9 +121,9 @@ def test_file_round_trip(tmp_path):
     (tmp_path / "other.json").write_text("[1, 2]")
     with pytest.raises(ValueError, match=r"load: .*other\.json is not a spectrum"):
         PowerSpectrum.load(tmp_path / "other.json")
-    broken = spectrum.state() | {"totals": ["1"]}
-    with pytest.raises(ValueError, match="from_state: totals must be 23"):
-        PowerSpectrum.from_state(broken)
+    for totals in (["1"], [*spectrum.state()["totals"][:-1], "-1"]):
+        with pytest.raises(ValueError, match="from_state: totals must be 23"):
+            PowerSpectrum.from_state(spectrum.state() | {"totals": totals})
 
 
 def test_photographs_fall_with_exponent_near_2_4():
