@@ -3,7 +3,7 @@
 
 template <class T>
 inline void clear(T* from, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) from[i] = 0;
+    if (count > 0) __builtin_memset(from, 0, count * sizeof(T));
 }
 
 inline int64_t offset_of(int64_t i, int64_t patch, int64_t stride, int64_t patch_stride) {

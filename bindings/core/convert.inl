@@ -38,7 +38,8 @@ inline uint16_t to_half(float x) {
     return static_cast<uint16_t>(x != x ? 0x7E00u : sign | result);
 }
 
-inline float canonical(float x) { return x != x ? float_of(0x7FC00000u) : x; }
+// In integers, so that rows of it become vectors.
+inline float canonical(float x) { return float_of((bits_of(x) & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC00000u : bits_of(x)); }
 
 // Calls run(pointer, read) or run(pointer, write) with the element type known, once for many elements.
 template <class F>
@@ -69,10 +70,39 @@ struct Run {
     bool contiguous;
 };
 
+template <class T, int Count>
+struct Lanes {
+    typedef T Aligned __attribute__((vector_size(Count * sizeof(T)), may_alias));
+    typedef T Type __attribute__((vector_size(Count * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+
+// 16 numbers at neighbouring addresses, four at a time: compilers leave such short loops scalar.
+inline void widen_row(const float* from, double* to) {
+    for (int i = 0; i < kLanes; i += 4) {
+        *reinterpret_cast<Lanes<double, 4>::Type*>(to + i) =
+            __builtin_convertvector(*reinterpret_cast<const Lanes<float, 4>::Type*>(from + i), Lanes<double, 4>::Aligned);
+    }
+}
+inline void widen_row(const float* from, float* to) { __builtin_memcpy(to, from, kLanes * sizeof(float)); }
+inline void widen_row(const double* from, double* to) { __builtin_memcpy(to, from, kLanes * sizeof(double)); }
+
+// float64 or float32 to float32 with one quiet NaN.
+template <class T>
+inline void round_row(const T* from, float* to) {
+    using I = Lanes<int32_t, 4>::Aligned;
+    using F = Lanes<float, 4>::Aligned;
+    for (int i = 0; i < kLanes; i += 4) {
+        const I bits = reinterpret_cast<I>(__builtin_convertvector(*reinterpret_cast<const typename Lanes<T, 4>::Type*>(from + i), F));
+        const I spoilt = (bits & 0x7FFFFFFF) > 0x7F800000;
+        *reinterpret_cast<Lanes<int32_t, 4>::Type*>(to + i) = (bits & ~spoilt) | (spoilt & 0x7FC00000);
+    }
+}
+
 // One row of a run as T; the rest of the 16 lanes are zero.
 template <class T, class E, class F>
-inline void load_row(const E* from, const Run& run, F read, T* to) {
+inline void load_row(const E* __restrict from, const Run& run, F read, T* __restrict to) {
     if (run.contiguous && run.count == kLanes) {
+        if constexpr (sizeof(E) >= sizeof(float) && sizeof(E) <= sizeof(T)) return widen_row(from, to);
         for (int i = 0; i < kLanes; ++i) to[i] = static_cast<T>(read(from[i]));
         return;
     }
@@ -81,8 +111,9 @@ inline void load_row(const E* from, const Run& run, F read, T* to) {
 }
 
 template <class T, class E, class F>
-inline void store_row(E* to, const Run& run, F write, const T* from) {
+inline void store_row(E* __restrict to, const Run& run, F write, const T* __restrict from) {
     if (run.contiguous && run.count == kLanes) {
+        if constexpr (sizeof(E) == sizeof(float)) return round_row(from, to);
         for (int i = 0; i < kLanes; ++i) to[i] = write(from[i]);
         return;
     }

@@ -106,6 +106,17 @@ inline void largest(const double* data, int64_t stride, int64_t count, int64_t (
     __builtin_memcpy(result, most, sizeof(result));
 }
 
+// 1.5 * 2^(52 - B) * grid and 2^-B of it, where grid is the power of two above the largest magnitude, 1 where that is zero.
+inline void shifts(const int64_t (&bits)[kLanes], int32_t width, double (&shift)[kLanes], double (&finer)[kLanes]) {
+    for (int i = 0; i < kLanes; ++i) {
+        const int64_t exponent = bits[i] == 0 ? 1023 : (bits[i] >> 52) + 1;
+        const int64_t coarse = ((exponent + 52 - width) << 52) | 0x8000000000000;
+        const int64_t fine = coarse - (static_cast<int64_t>(width) << 52);
+        __builtin_memcpy(shift + i, &coarse, 8);
+        __builtin_memcpy(finer + i, &fine, 8);
+    }
+}
+
 // result = table times the block `data`, K rows of 16 that are `stride` apart, in float64 rounded where the slices meet; into `result` [m][16].
 // Returns false when the data hold a NaN or an infinity.
 bool product(const Folded& table, const double* data, int64_t stride, int64_t zero_rows, const Scratch& s, double* result) {
@@ -121,14 +132,7 @@ bool product(const Folded& table, const double* data, int64_t stride, int64_t ze
     bool one_slice = true;
     if (exact) {
         alignas(64) double shift[kLanes], finer[kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-            // 1.5 * 2^(52 - B) * grid, where grid is the power of two above the largest magnitude, 1 where that is zero
-            const int64_t exponent = bits[i] == 0 ? 1023 : (bits[i] >> 52) + 1;
-            const int64_t coarse = ((exponent + 52 - table.bits) << 52) | 0x8000000000000;
-            const int64_t fine = coarse - (static_cast<int64_t>(table.bits) << 52);
-            __builtin_memcpy(shift + i, &coarse, 8);
-            __builtin_memcpy(finer + i, &fine, 8);
-        }
+        shifts(bits, table.bits, shift, finer);
         I remains = {};
         for (int32_t n = 0; n < table.door_in_count; ++n) {
             const Door& door = table.doors_in[n];
@@ -193,17 +197,15 @@ bool product(const Folded& table, const double* data, int64_t stride, int64_t ze
 
 bool product(const Folded& table, const float* data, int64_t stride, int64_t zero_rows, const Scratch& s, float* result) {
     float *const slots = reinterpret_cast<float*>(s.high), *const out = reinterpret_cast<float*>(s.main);
+    enter(table, data, stride, slots);
     V<int32_t> most = {};
-    for (int32_t k = 0; k < table.K; ++k) {
-        for (int v = 0; v < kVectors<float>; ++v) {
-            const V<int32_t> bits = reinterpret_cast<V<int32_t>>(vectors(data + k * stride)[v]) & INT32_MAX;
-            most = bits > most ? bits : most;
-        }
+    for (int32_t k = 0; k < table.K * kVectors<float>; ++k) {
+        const V<int32_t> bits = reinterpret_cast<V<int32_t>>(vectors(slots)[k]) & INT32_MAX;
+        most = bits > most ? bits : most;
     }
     for (int v = 0; v < SK_VECTOR_BYTES / 4; ++v) {
         if (most[v] >= 0x7F800000) return false;
     }
-    enter(table, data, stride, slots);
     butterflies(table.in_ops, table.in_count, slots);
     rotate(table.rotations_in, table.rotations_in_count, slots);
     for (int32_t n = 0; n < table.leaf_count; ++n) {
@@ -242,6 +244,8 @@ inline void transpose16(const T* from, int64_t from_stride, T* to, int64_t to_st
 }
 
 int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
+#include "certified.inl"
 
 template <class T>
 void load_block(const Planes& p, int64_t plane, int64_t first, int64_t corner_rows, int corner_lanes, T* to) {
@@ -317,8 +321,9 @@ bool rows_of(const Job& job, int term, int64_t plane, int64_t block, Scratch& s,
     return true;
 }
 
+// Returns false when too much of a block cannot be settled by its certificate; without one it is always done.
 template <class T>
-void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const T* const half[2]) {
+bool columns_with(const Job& job, int64_t plane, int64_t block, Scratch& s, const T* const half[2], Certificate* certificate) {
     const int64_t first = block * kLanes, height = padded(job.out.rows), width = padded(job.out.columns);
     const double* const weights = weights_of(job, plane);
     const T alpha = static_cast<T>(weights[0]), beta = static_cast<T>(weights[1]), gamma = static_cast<T>(weights[2]);
@@ -328,7 +333,17 @@ void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const 
     for (int term = job.spectral ? 1 : 0; term <= (second || job.spectral ? 1 : 0); ++term) {
         const Folded& table = *job.term[term].columns;
         T* const result = term == 0 || job.spectral ? y : n;
-        product(table, half[term] + first, height, 0, s, result);
+        const T* const data = half[term] + first;
+        if (certificate) {
+            Line& line = certificate->line[term];
+            line.table = &table;
+            line.data = reinterpret_cast<const double*>(data);
+            line.stride = height;
+            line.turned = term == 0 ? s.in : s.low;
+            approximate(s, reinterpret_cast<double*>(result), line);
+        } else {
+            product(table, data, height, 0, s, result);
+        }
         clear(result + table.m * kLanes, (width - table.m) * kLanes);
     }
     const int64_t out_base = plane_offset(job.out, plane), other_base = added ? plane_offset(job.other, plane) : 0;
@@ -359,11 +374,26 @@ void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const 
             }
         }
         const Run run = columns_from(job.out, j);
+        if (certificate && !certificate->settle(reinterpret_cast<double*>(tile), lanes, j, run.count)) return false;
         writing<T>(job.out, [&](auto* data, auto write) {
             data += out_base + run.offset[0];
             for (int i = 0; i < lanes; ++i) store_row(data + row_offset(job.out, first + i), run, write, tile + i * kLanes);
         });
     }
+    return true;
+}
+
+template <class T>
+void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const T* const half[2]) {
+    if (sizeof(T) == sizeof(double) && job.mode == Mode::exact) {
+        const double* const weights = weights_of(job, plane);
+        const bool second = job.has_second && weights[1] != 0, added = job.has_other && weights[2] != 0;
+        if (!added && sane(weights[0]) && (!second || sane(weights[1]))) {
+            Certificate certificate{weights[0], second ? weights[1] : 0, job.out.columns / 4, {}, false};
+            if (columns_with(job, plane, block, s, half, &certificate)) return;
+        }
+    }
+    columns_with(job, plane, block, s, half, static_cast<Certificate*>(nullptr));
 }
 
 template <class T>

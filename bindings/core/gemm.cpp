@@ -15,6 +15,10 @@ struct Vector {
 template <class T>
 constexpr int kVectors = SK_VECTOR_BYTES == 64 ? kLanes / (SK_VECTOR_BYTES / static_cast<int>(sizeof(T))) : 1;
 
+// Where a sum has one accumulator, two vectors by four rows keep both units of a core busy and load least.
+template <class T>
+constexpr int kPair = kLanes / (SK_VECTOR_BYTES / static_cast<int>(sizeof(T))) < 2 ? 1 : 2;
+
 // main += high-by-high, cross += high-by-low + low-by-high, for `Slices` slices of the data.
 template <int Slices>
 void exact(const double* table, const double* high, const double* low, int64_t K, int64_t panels, int64_t skip,
@@ -24,7 +28,8 @@ void exact(const double* table, const double* high, const double* low, int64_t K
     for (int64_t panel = 0; panel < panels; ++panel, main += rows * kLanes, cross += rows * kLanes) {
         const double* const start = table + panel * K * rows * 2;
         for (int first = 0; first < kLanes; first += vectors * lanes) {
-            V m[rows][vectors] = {}, c[rows][vectors] = {};
+            // Three chains of sums per row: two of them would wait for each other's results.
+            V m[rows][vectors] = {}, c[rows][vectors] = {}, d[rows][vectors] = {};
             const double* t = start + skip * rows * 2;
             for (int64_t k = skip; k < K; ++k, t += rows * 2) {
                 V h[vectors], l[vectors];
@@ -40,7 +45,7 @@ void exact(const double* table, const double* high, const double* low, int64_t K
                     for (int v = 0; v < vectors; ++v) {
                         m[i][v] += a * h[v];
                         c[i][v] += b * h[v];
-                        if (Slices == 2) c[i][v] += a * l[v];
+                        if (Slices == 2) d[i][v] += a * l[v];
                     }
                 }
             }
@@ -49,38 +54,41 @@ void exact(const double* table, const double* high, const double* low, int64_t K
 #pragma GCC unroll 8
                 for (int v = 0; v < vectors; ++v) {
                     *reinterpret_cast<V*>(main + i * kLanes + first + v * lanes) = m[i][v];
-                    *reinterpret_cast<V*>(cross + i * kLanes + first + v * lanes) = c[i][v];
+                    *reinterpret_cast<V*>(cross + i * kLanes + first + v * lanes) = Slices == 2 ? c[i][v] + d[i][v] : c[i][v];
                 }
             }
         }
     }
 }
 
-template <class T>
+// Panels of `Rows` rows; `kRowsExact` of them are summed at a time.
+template <int Rows, class T>
 void plain(const T* table, const T* data, int64_t K, int64_t panels, int64_t skip, T* out) {
     using V = typename Vector<T>::Type;
-    constexpr int lanes = SK_VECTOR_BYTES / static_cast<int>(sizeof(T)), vectors = kVectors<T>, rows = kRowsPlain;
-    for (int64_t panel = 0; panel < panels; ++panel, out += rows * kLanes) {
-        const T* const start = table + panel * K * rows;
-        for (int first = 0; first < kLanes; first += vectors * lanes) {
-            V sum[rows][vectors] = {};
-            const T* t = start + skip * rows;
-            for (int64_t k = skip; k < K; ++k, t += rows) {
-                V z[vectors];
+    constexpr int lanes = SK_VECTOR_BYTES / static_cast<int>(sizeof(T)), vectors = kPair<T>, rows = kPair<T> == 1 ? Rows : kRowsExact;
+    for (int64_t panel = 0; panel < panels; ++panel, out += Rows * kLanes) {
+        for (int part = 0; part < Rows; part += rows) {
+            const T* const start = table + (panel * K + skip) * Rows + part;
+            for (int first = 0; first < kLanes; first += vectors * lanes) {
+                V sum[rows][vectors] = {};
+                const T* t = start;
+                for (int64_t k = skip; k < K; ++k, t += Rows) {
+                    V z[vectors];
 #pragma GCC unroll 8
-                for (int v = 0; v < vectors; ++v) z[v] = *reinterpret_cast<const V*>(data + k * kLanes + first + v * lanes);
+                    for (int v = 0; v < vectors; ++v) z[v] = *reinterpret_cast<const V*>(data + k * kLanes + first + v * lanes);
+#pragma GCC unroll 8
+                    for (int i = 0; i < rows; ++i) {
+                        const T a = t[i];
+#pragma GCC unroll 8
+                        for (int v = 0; v < vectors; ++v) sum[i][v] += a * z[v];
+                    }
+                }
 #pragma GCC unroll 8
                 for (int i = 0; i < rows; ++i) {
-                    const T a = t[i];
 #pragma GCC unroll 8
-                    for (int v = 0; v < vectors; ++v) sum[i][v] += a * z[v];
-                }
-            }
-#pragma GCC unroll 8
-            for (int i = 0; i < rows; ++i) {
-#pragma GCC unroll 8
-                for (int v = 0; v < vectors; ++v) {
-                    *reinterpret_cast<V*>(out + i * kLanes + first + v * lanes) = sum[i][v];
+                    for (int v = 0; v < vectors; ++v) {
+                        *reinterpret_cast<V*>(out + (part + i) * kLanes + first + v * lanes) = sum[i][v];
+                    }
                 }
             }
         }
@@ -99,12 +107,16 @@ void gemm_exact_one(const double* table, const double* high, int64_t K, int64_t 
     exact<1>(table, high, nullptr, K, panels, skip, main, cross);
 }
 
+void gemm_whole(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out) {
+    plain<kRowsExact>(table, data, K, panels, skip, out);
+}
+
 void gemm(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out) {
-    plain(table, data, K, panels, skip, out);
+    plain<kRowsPlain>(table, data, K, panels, skip, out);
 }
 
 void gemm(const float* table, const float* data, int64_t K, int64_t panels, int64_t skip, float* out) {
-    plain(table, data, K, panels, skip, out);
+    plain<kRowsPlain>(table, data, K, panels, skip, out);
 }
 
 void rotate(const Rotation* steps, int64_t count, float* slots) {

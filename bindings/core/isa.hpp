@@ -57,6 +57,7 @@ void gemm_exact(const double* table, const double* high, const double* low, int6
                 double* main, double* cross);
 void gemm_exact_one(const double* table, const double* high, int64_t K, int64_t panels, int64_t skip, double* main,
                     double* cross);
+void gemm_whole(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out);
 void gemm(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out);
 void gemm(const float* table, const float* data, int64_t K, int64_t panels, int64_t skip, float* out);
 void rotate(const Rotation* steps, int64_t count, float* slots);

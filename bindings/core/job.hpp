@@ -49,6 +49,11 @@ struct Folded {
     const int32_t* source;              // slot -> index of the data, null when a butterfly mixes them
     const Leaf* leaves;
     const double* packed;        // exact: panels [K][4][2], high and low; f64: panels [K][8]
+    const double* whole;         // exact: panels [K][4], high + low
+    const float* slices;         // exact: [2][m][K], unfolded
+    // exact: the largest 2-norm of a row of high + low, and of low; the most terms one sum of `whole` may have on its way,
+    // times 2 where folding at both ends may double the magnitudes that meet.
+    double norm, low_norm, depth;
     const float* packed_single;  // f32: panels [K][8]
 };
 

@@ -48,16 +48,16 @@ class Pool {
         count = items;
         next.store(0);
         wanted = helpers;
-        busy.store(static_cast<int>(threads.size()));
+        inside.store(0);
         started.fetch_add(1);
         started.notify_all();
         take(0);
-        for (int spins = 0; busy.load() != 0;) {
+        inside.fetch_or(kClosed);
+        for (int spins = 0, now = inside.load(); now != kClosed; now = inside.load()) {
             if (++spins < kSpins) {
                 pause_thread();
             } else {
-                const int still = busy.load();
-                if (still != 0) busy.wait(still);
+                inside.wait(now);
             }
         }
     }
@@ -65,7 +65,10 @@ class Pool {
   private:
     std::vector<std::thread> threads;
     std::atomic<uint32_t> started{0};
-    std::atomic<int> busy{0};
+    // Threads at work, and whether others may still join them. A call never waits for a thread that has not come yet:
+    // one whose core is taken, by the spinning threads of another library for instance, may not come for milliseconds.
+    static constexpr int kClosed = 1 << 30;
+    std::atomic<int> inside{kClosed};
     std::atomic<int64_t> next{0};
     std::atomic<bool> stop{false};
     const Task* task = nullptr;
@@ -82,9 +85,17 @@ class Pool {
             started.wait(seen);
             seen = started.load();
             if (stop.load()) return;
+            if (!enter()) continue;
             if (number < wanted) take(number + 1);
-            if (busy.fetch_sub(1) == 1) busy.notify_all();
+            if (inside.fetch_sub(1) == kClosed + 1) inside.notify_all();
         }
+    }
+
+    bool enter() {
+        for (int now = inside.load(); (now & kClosed) == 0;) {
+            if (inside.compare_exchange_weak(now, now + 1)) return true;
+        }
+        return false;
     }
 };
 

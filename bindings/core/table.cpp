@@ -24,7 +24,8 @@ struct Block {
 
 namespace {
 
-constexpr int32_t kSmallest = 12;  // blocks with a side below this are not worth a butterfly
+constexpr int32_t kButterflyLevels = 16;  // more than sides of 2^20 have
+constexpr int32_t kSmallest = 12;         // blocks with a side below this are not worth a butterfly
 
 // The two mirrors of the library's bases: j -> n - 1 - j (cosines) and j -> -j modulo n (Fourier).
 enum class Mirror { reversal, modulo };
@@ -265,9 +266,31 @@ void Table::build(int64_t m, int64_t K, std::vector<double> high, std::vector<do
     all.out.resize(m);
     std::iota(all.in.begin(), all.in.end(), 0);
     std::iota(all.out.begin(), all.out.end(), 0);
+    if (view.mode == Mode::exact) measure(all);
     Folder folder;
     folder.fold(std::move(all), true);
     lay_out(m, K, folder);
+}
+
+// What bounds a plain float64 product with this table, and what single elements are computed from.
+void Table::measure(const Block& all) {
+    const std::size_t count = all.high.size();
+    single_slices = Aligned<float>(2 * count);
+    std::copy(all.high.begin(), all.high.end(), single_slices.data.get());
+    std::copy(all.low.begin(), all.low.end(), single_slices.data.get() + count);
+    double norm = 0, low_norm = 0;
+    for (int32_t i = 0; i < all.m; ++i) {
+        double sum = 0, low_sum = 0;
+        for (int32_t k = 0; k < all.K; ++k) {
+            const double high = all.h(i, k), low = all.l(i, k);
+            sum += (high + low) * (high + low);
+            low_sum += low * low;
+        }
+        norm = std::max(norm, std::sqrt(sum));
+        low_norm = std::max(low_norm, std::sqrt(low_sum));
+    }
+    view.norm = norm * (1 + 0x1p-30);
+    view.low_norm = low_norm * (1 + 0x1p-30);
 }
 
 void Table::lay_out(int64_t m, int64_t K, const Folder& folder) {
@@ -306,11 +329,18 @@ void Table::lay_out(int64_t m, int64_t K, const Folder& folder) {
     }
     if (view.mode == Mode::f32) {
         packed_single = Aligned<float>(offset);
-        pack(folder.leaves, packed_single);
+        pack(folder.leaves, panel, false, packed_single);
     } else {
         packed = Aligned<double>(offset);
-        pack(folder.leaves, packed);
+        pack(folder.leaves, panel, slices == 2, packed);
     }
+    if (slices == 2) {
+        whole = Aligned<double>(offset / 2);
+        pack(folder.leaves, panel, false, whole);
+    }
+    int32_t longest = 0;
+    for (const Leaf& leaf : leaves) longest = std::max(longest, leaf.K);
+    const bool both_ends = !folder.in_ops.empty() && !folder.out_ops.empty();
 
     view.m = static_cast<int32_t>(m);
     view.K = static_cast<int32_t>(K);
@@ -333,6 +363,9 @@ void Table::lay_out(int64_t m, int64_t K, const Folder& folder) {
     view.leaf_count = static_cast<int32_t>(leaves.size());
     view.packed = packed.data.get();
     view.packed_single = packed_single.data.get();
+    view.whole = whole.data.get();
+    view.slices = single_slices.data.get();
+    view.depth = (both_ends ? 2.0 : 1.0) * (longest + kButterflyLevels);
 }
 
 namespace {
@@ -345,7 +378,7 @@ struct CosineFolder : Folder {
     // DCT-II of `in` into `out`, times `scale`:  [II of the sums; IV of the differences] of the folded input.
     void second(const std::vector<int32_t>& in, const std::vector<int32_t>& out, double scale, bool top) {
         const auto n = static_cast<int32_t>(in.size());
-        if (n < kDense || n % 2 != 0) return dense(in, out, scale, false);
+        if (n < (n % 2 == 0 ? kDense : kSmallest)) return dense(in, out, scale, Part::second, n);
         std::vector<int32_t> sums, differences, even, odd;
         for (int32_t j = 0; j < n / 2; ++j) {
             if (top) {
@@ -359,6 +392,12 @@ struct CosineFolder : Folder {
             odd.push_back(out[2 * j + 1]);
         }
         if (top) outermost_in = in_ops.size();
+        if (n % 2 != 0) {
+            sums.push_back(in[n / 2]);
+            even.push_back(out[n - 1]);
+            dense(sums, even, scale, Part::even, n);
+            return dense(differences, odd, scale, Part::odd, n);
+        }
         second(sums, even, scale * std::sqrt(0.5), false);
         fourth(differences, odd, scale * std::sqrt(0.5));
     }
@@ -366,7 +405,7 @@ struct CosineFolder : Folder {
     // DCT-IV: rotations by (2 j + 1) pi / 4 m, two DCT-II of half the size, butterflies.
     void fourth(const std::vector<int32_t>& in, const std::vector<int32_t>& out, double scale) {
         const auto m = static_cast<int32_t>(in.size()), half = m / 2;
-        if (m < kDense || m % 2 != 0) return dense(in, out, scale, true);
+        if (m < kDense || m % 2 != 0) return dense(in, out, scale, Part::fourth, m);
         std::vector<int32_t> first, other, to_first(half), to_other(half);
         for (int32_t j = 0; j < half; ++j) {
             const double angle = 3.14159265358979323846 * (2 * j + 1) / (4 * m), sign = j % 2 == 0 ? 1 : -1;
@@ -387,17 +426,20 @@ struct CosineFolder : Folder {
         for (int32_t k = 1; k < half; ++k) rotations_out.push_back({out[2 * k], out[2 * k - 1], r, -r, r, r});
     }
 
-    void dense(const std::vector<int32_t>& in, const std::vector<int32_t>& out, double scale, bool quarter) {
-        const auto n = static_cast<int32_t>(in.size());
+    // DCT-II, its even or its odd rows on one half of the input, or DCT-IV, of `n` points.
+    enum class Part { second, even, odd, fourth };
+
+    void dense(const std::vector<int32_t>& in, const std::vector<int32_t>& out, double scale, Part part, int32_t n) {
         Block block;
-        block.m = block.K = n;
+        block.m = block.K = static_cast<int32_t>(in.size());
         block.in = in;
         block.out = out;
         const double pi = 3.14159265358979323846;
-        for (int32_t k = 0; k < n; ++k) {
-            for (int32_t j = 0; j < n; ++j) {
-                const double angle = quarter ? pi * (2 * k + 1) * (2 * j + 1) / (4 * n) : pi * k * (2 * j + 1) / (2 * n);
-                const double weight = std::sqrt((!quarter && k == 0 ? 1.0 : 2.0) / n);
+        for (int32_t i = 0; i < block.m; ++i) {
+            const int32_t k = part == Part::even ? 2 * i : part == Part::odd ? 2 * i + 1 : i;
+            for (int32_t j = 0; j < block.K; ++j) {
+                const double angle = part == Part::fourth ? pi * (2 * k + 1) * (2 * j + 1) / (4 * n) : pi * k * (2 * j + 1) / (2 * n);
+                const double weight = std::sqrt((part != Part::fourth && k == 0 ? 1.0 : 2.0) / n);
                 block.high.push_back(static_cast<float>(scale * weight * std::cos(angle)));
             }
         }
@@ -443,16 +485,15 @@ Table Table::fast_dct(int64_t n, bool synthesis) {
 }
 
 template <class T>
-void Table::pack(const std::vector<Block>& blocks, Aligned<T>& target) {
-    const bool slices = view.mode == Mode::exact;
-    const int32_t rows = slices ? kRowsExact : kRowsPlain;
+void Table::pack(const std::vector<Block>& blocks, int32_t panel, bool apart, Aligned<T>& target) {
     T* to = target.data.get();
     for (const Block& block : blocks) {
-        for (int32_t first = 0; first < block.m; first += rows) {
+        for (int32_t first = 0; first < block.m; first += panel) {
             for (int32_t k = 0; k < block.K; ++k) {
-                for (int32_t i = first; i < first + rows; ++i) {
-                    *to++ = static_cast<T>(i < block.m ? block.h(i, k) : 0.0);
-                    if (slices) *to++ = static_cast<T>(i < block.m ? block.l(i, k) : 0.0);
+                for (int32_t i = first; i < first + panel; ++i) {
+                    const double high = i < block.m ? block.h(i, k) : 0.0, low = i < block.m ? block.l(i, k) : 0.0;
+                    *to++ = static_cast<T>(apart ? high : high + low);
+                    if (apart) *to++ = static_cast<T>(low);
                 }
             }
         }

@@ -51,13 +51,14 @@ struct Table {
     std::vector<Butterfly> in_ops, out_ops;
     std::vector<Leaf> leaves;
     std::vector<Rotation> rotations_in, rotations_out;
-    Aligned<double> packed;
-    Aligned<float> packed_single;
+    Aligned<double> packed, whole;
+    Aligned<float> packed_single, single_slices;
 
     Table() = default;
     void lay_out(int64_t m, int64_t K, const struct Folder& folder);
     void build(int64_t m, int64_t K, std::vector<double> high, std::vector<double> low);
-    template <class T> void pack(const std::vector<struct Block>& blocks, Aligned<T>& target);
+    void measure(const struct Block& all);
+    template <class T> void pack(const std::vector<struct Block>& blocks, int32_t panel, bool apart, Aligned<T>& target);
 };
 
 // B: bits per slice, so that a dot product of `length` terms is exact in float64.
