@@ -34,13 +34,14 @@ library: .venv/ready-test
 	.venv/bin/cmake --build build/library --parallel $(WORKERS)
 	.venv/bin/ctest --test-dir build/library --output-on-failure
 
+# No comma in a folder's name: the linker's -Wl,-rpath,FOLDER would be cut there.
 sanitize: .venv/ready-test
 	for kind in address,undefined thread; do \
 		flags="-fsanitize=$$kind -fno-sanitize-recover=all"; \
-		.venv/bin/cmake -S . -B build/sanitize-$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		.venv/bin/cmake -S . -B build/sanitize-$${kind%%,*} -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 			-DCMAKE_C_FLAGS="$$flags" -DCMAKE_CXX_FLAGS="$$flags" -DSK_SANITIZE_FLAGS="$$flags" && \
-		.venv/bin/cmake --build build/sanitize-$$kind --parallel $(WORKERS) && \
-		.venv/bin/ctest --test-dir build/sanitize-$$kind --output-on-failure || exit 1; \
+		.venv/bin/cmake --build build/sanitize-$${kind%%,*} --parallel $(WORKERS) && \
+		.venv/bin/ctest --test-dir build/sanitize-$${kind%%,*} --output-on-failure || exit 1; \
 	done
 
 # libFuzzer over the C API under ASan and UBSan; needs clang. make fuzz FUZZ_SECONDS=600
