@@ -86,7 +86,7 @@ sk_array array_of(Reader& in, uint8_t* buffer, const Shape& shape, bool& safe) {
         a.patch_stride[0] = 2;
         a.patch_stride[1] = 1;
         a.stride[3] = 4;
-        a.stride[2] = 2 * shape.columns;
+        a.stride[2] = static_cast<int64_t>(2 * static_cast<uint64_t>(shape.columns));  // any number: it may wrap
     }
     if (a.data) {
         const auto* const at = static_cast<const uint8_t*>(a.data);
