@@ -66,7 +66,7 @@ def dct_expand(
     taper : share in [0, 1] of the band over which, at its edge, the state fades out and noise fades in: weights w with
         a quarter cosine there along each axis that grows, w_k w_l on the state, sqrt(1 - (w_k w_l)^2) on noise of all
         frequencies. The noise keeps unit variance, the signal there weakens. 0, the default, is the paper's hard edge.
-        The drawn noise is then written to memory and read again. `docs/taper.md` shows when it helps.
+        The drawn noise is then written to memory and read again. No gain was measured: `docs/taper.md`.
 
     Returns
     -------

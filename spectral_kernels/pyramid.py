@@ -86,7 +86,7 @@ def laplacian_pyramid(
         fine, detail = _down(fine, target, resample, basis)
         found.append(detail)
     if not found:
-        fine = fine.clone()
+        fine = fine + 0  # of its own, and no zero negative
     return [fine, *reversed(found)]
 
 

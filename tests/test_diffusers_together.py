@@ -22,8 +22,8 @@ from spectral_kernels.adapters.diffusers import (  # noqa: E402
     apply_progressive,
     plan_acceleration,
 )
-from spectral_kernels.adapters.diffusers.forecast import expand_history  # noqa: E402
 from spectral_kernels.adapters.diffusers.models import MODELS  # noqa: E402
+from spectral_kernels.adapters.diffusers.transition import expand_history  # noqa: E402
 from spectral_kernels.forecaster import Forecaster  # noqa: E402
 
 FLOW = [name for name in FAMILIES if name != "sdxl"]

@@ -223,6 +223,7 @@ def test_no_zero_is_negative(device):
             assert_same_bits(level, wanted)
         given = [torch.full_like(level, -0.0) for level in found]
         assert_same_bits(laplacian_reconstruct(given, resample), torch.zeros(1, 3, 7, 10))
+        assert_same_bits(laplacian_pyramid(x, 1, resample)[0], reference.pyramid(x.numpy(), [(7, 10)], resample)[0])
 
 
 @pytest.mark.parametrize("basis", ["dct", "haar"])

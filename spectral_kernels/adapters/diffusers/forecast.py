@@ -11,20 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from spectral_kernels.adapters.diffusers.models import Arguments, Model, denoisers_of, facts_of, unwrapped
 from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
 from spectral_kernels.adapters.diffusers.swap import Blocks, answer_of, feature_of
+from spectral_kernels.adapters.diffusers.transition import Grid, expand_history
 from spectral_kernels.evaluation import evaluation_steps, with_beginnings
-from spectral_kernels.expand import dct_expand
 from spectral_kernels.forecast import chebyshev_weights, hermite_weights, linear_weights, reuse_weights, taylor_weights
 from spectral_kernels.forecaster import Forecaster
-from spectral_kernels.layouts import Tokens
 
 OP = "apply_forecast"
-Grid = tuple[int, int, int, int]
 METHODS = {
     "chebyshev": chebyshev_weights,
     "taylor": taylor_weights,
@@ -445,21 +442,3 @@ def _shape(state: Any) -> tuple:
     if isinstance(state, list | tuple):
         return (len(state), *(tuple(one.shape) for one in state))
     return tuple(state.shape) if isinstance(state, Tensor) else ()
-
-
-def expand_history(old: Forecaster, new: Forecaster, coarse: Grid, fine: Grid) -> None:
-    """The features of one grid on another: each token is a pixel of as many channels as it has values.
-
-    Smooth interpolation, `dct_expand` at noise level 0, frame by frame. Tokens of reference pictures stay as they are.
-    """
-    own = coarse[0] * coarse[1] * coarse[2]
-    for step, feature in zip(old.steps, old.state_dict()["features"], strict=True):
-        if feature.ndim != 3 or feature.shape[1] != own + coarse[3]:
-            raise ValueError(
-                f'{OP}: transition="expand" needs features of one token per patch, {own} here, got '
-                f'{tuple(feature.shape)}; use transition="reset"'
-            )
-        frames = feature[:, :own].reshape(-1, coarse[1] * coarse[2], feature.shape[2])
-        expanded = dct_expand(frames, size=fine[1:3], t=0.0, layout=Tokens(*coarse[1:3])).x
-        expanded = expanded.reshape(len(feature), -1, feature.shape[2])
-        new.update(step, torch.cat([expanded, feature[:, own:]], 1) if coarse[3] else expanded)
