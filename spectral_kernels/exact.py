@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 
+DATA_BITS = 40  # of data below their grid; reference/exact.py says why
+
+
 def bits_for(length: int) -> int:
     """B: bits per slice, so that a dot product of `length` terms is exact in float64."""
     return min(22, (52 - (length - 1).bit_length()) // 2)
@@ -21,12 +24,17 @@ def grid_above(magnitude: Tensor) -> Tensor:
     return exponent.view(torch.float64) * 2
 
 
-def split(values: Tensor, dim: int, bits: int, slices: int = 2) -> list[Tensor]:
-    """Slices of float64 values on one grid per line along `dim`, the line that is summed over.
+def grid_of(values: Tensor, dim: int) -> Tensor:
+    """One grid per line along `dim`, the line that is summed over."""
+    return grid_above(values.abs().amax(dim, keepdim=True))
+
+
+def split(values: Tensor, grid: Tensor, bits: int, slices: int = 2) -> list[Tensor]:
+    """Slices of float64 values on their grid.
 
     Adding and subtracting 1.5 * 2^52 grid units rounds to the grid, ties to even. A NaN or infinity makes its line NaN.
     """
-    shift = grid_above(values.abs().amax(dim, keepdim=True)) * (1.5 * 2.0 ** (52 - bits))
+    shift = grid * (1.5 * 2.0 ** (52 - bits))
     parts, rest = [], values
     for left in reversed(range(slices)):
         part = (rest + shift).sub_(shift)
@@ -37,16 +45,26 @@ def split(values: Tensor, dim: int, bits: int, slices: int = 2) -> list[Tensor]:
     return parts
 
 
+def split_data(values: Tensor, dim: int, bits: int) -> list[Tensor]:
+    """Two slices of data, rounded to 40 bits below the grid of their line first."""
+    grid = grid_of(values, dim)
+    shift = grid * (1.5 * 2.0 ** (52 - DATA_BITS))
+    kept = (values + shift).sub_(shift)
+    shift = grid * (1.5 * 2.0 ** (52 - bits))
+    high = (kept + shift).sub_(shift)
+    return [high, kept.sub_(high)]
+
+
 def split_table(table: Tensor, slices: int = 2) -> list[Tensor]:
     """Slices of a table [m, K] on one grid for all of it."""
-    bits = bits_for(table.shape[-1])
-    return [part.view(table.shape) for part in split(table.reshape(-1), 0, bits, slices)]
+    return split(table, grid_above(table.abs().amax()), bits_for(table.shape[-1]), slices)
 
 
 def exact_matmul(table: Tensor, data: Tensor, slices: int = 2) -> Tensor:
     """table [m, K] @ data [K, n] in float64: d_0 + (d_1 + ...) with exact d_s = sum of table_i @ data_(s - i)."""
     tables = split_table(table, slices)
-    parts = split(data, -2, bits_for(table.shape[-1]), slices)
+    bits = bits_for(table.shape[-1])
+    parts = split_data(data, -2, bits) if slices == 2 else split(data, grid_of(data, -2), bits, slices)
     diagonals = [torch.stack([tables[i] @ parts[s - i] for i in range(s + 1)]).sum(0) for s in range(slices)]
     result = diagonals.pop()
     while diagonals:
@@ -71,5 +89,5 @@ def plane_product(x: Tensor, rows: Tensor, columns: Tensor, exact: bool) -> Tens
 def _sliced_matmul(table: Tensor, data: Tensor) -> Tensor:
     """Exact product of a sliced table [2, m, K] and data [K, n]; the cross terms lie on one grid and are one dot."""
     high, low = table.to(torch.float64)
-    z = torch.cat(split(data, 0, bits_for(data.shape[0])))
+    z = torch.cat(split_data(data, 0, bits_for(data.shape[0])))
     return (high @ z[: data.shape[0]]).add_(torch.cat([low, high], 1) @ z)

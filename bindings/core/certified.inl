@@ -23,7 +23,7 @@ struct Line {
     const double* data = nullptr;
     int64_t stride = 0;
     double* turned = nullptr;  // the data, lane by lane: memory for it, filled when it is first needed
-    alignas(64) double shift[kLanes], finer[kLanes], error[kLanes];
+    alignas(64) double shift[kLanes], finest[kLanes], error[kLanes];
 };
 
 // S for lane `lane` and row `row` of the table: sums of slices, exact in any order.
@@ -33,12 +33,13 @@ inline double element(const Line& line, int lane, int64_t row) {
     const float* const low = high + static_cast<int64_t>(table.m) * table.K;
     const double* const z = line.turned + lane * padded(table.K);
     using D = Lanes<double, 4>::Aligned;
-    const D c = D{} + line.shift[lane], f = D{} + line.finer[lane];
+    const D c = D{} + line.shift[lane], f = D{} + line.finest[lane];
     const auto four = [](const float* from) { return __builtin_convertvector(*reinterpret_cast<const Lanes<float, 4>::Type*>(from), D); };
     D mains = {}, crosses = {}, others = {};
     int64_t k = 0;
     for (; k + 4 <= table.K; k += 4) {
-        const D a = *reinterpret_cast<const Lanes<double, 4>::Type*>(z + k), z_high = (a + c) - c, z_low = ((a - z_high) + f) - f;
+        D a = *reinterpret_cast<const Lanes<double, 4>::Type*>(z + k), z_high, z_low;
+        cut(a, z_high, z_low, c, f);
         const D h = four(high + k);
         mains += h * z_high;
         crosses += h * z_low;
@@ -47,7 +48,8 @@ inline double element(const Line& line, int lane, int64_t row) {
     crosses += others;
     double main = (mains[0] + mains[1]) + (mains[2] + mains[3]), cross = (crosses[0] + crosses[1]) + (crosses[2] + crosses[3]);
     for (; k < table.K; ++k) {
-        const double z_high = (z[k] + c[0]) - c[0], z_low = ((z[k] - z_high) + f[0]) - f[0];
+        double a = z[k], z_high, z_low;
+        cut(a, z_high, z_low, line.shift[lane], line.finest[lane]);
         main += high[k] * z_high;
         cross += high[k] * z_low + low[k] * z_high;
     }
@@ -60,24 +62,25 @@ inline void approximate(const Scratch& s, double* result, Line& line) {
     const Folded& table = *line.table;
     int64_t bits[kLanes];
     largest(line.data, line.stride, table.K, bits);
-    shifts(bits, table.bits, line.shift, line.finer);
+    shifts(bits, table.bits, line.shift, line.finest);
     D squares[kVectors<double>] = {}, low_squares[kVectors<double>] = {};
     for (int32_t n = 0; n < table.door_in_count; ++n) {
         const Door& door = table.doors_in[n];
         for (int v = 0; v < kVectors<double>; ++v) {
-            const D c = *(at(line.shift, 0) + v), f = *(at(line.finer, 0) + v);
-            const auto cut = [&](int32_t row) {
-                const D a = vectors(line.data + row * line.stride)[v], high = (a + c) - c, low = ((a - high) + f) - f, z = high + low;
-                squares[v] += z * z;
+            const D c = *(at(line.shift, 0) + v), f = *(at(line.finest, 0) + v);
+            const auto kept = [&](int32_t row) {
+                D a = vectors(line.data + row * line.stride)[v], high, low;
+                cut(a, high, low, c, f);
+                squares[v] += a * a;
                 low_squares[v] += low * low;
-                return z;
+                return a;
             };
-            const D a = cut(door.a);
+            const D a = kept(door.a);
             if (door.q < 0) {
                 at(s.high, door.p)[v] = a;
                 continue;
             }
-            const D b = cut(door.b);
+            const D b = kept(door.b);
             at(s.high, door.p)[v] = a + b;
             at(s.high, door.q)[v] = a - b;
         }

@@ -106,15 +106,24 @@ inline void largest(const double* data, int64_t stride, int64_t count, int64_t (
     __builtin_memcpy(result, most, sizeof(result));
 }
 
-// 1.5 * 2^(52 - B) * grid and 2^-B of it, where grid is the power of two above the largest magnitude, 1 where that is zero.
-inline void shifts(const int64_t (&bits)[kLanes], int32_t width, double (&shift)[kLanes], double (&finer)[kLanes]) {
+// 1.5 * 2^(52 - B) * grid, and the same with all bits of data for B; grid is the power of two above the largest magnitude,
+// 1 where that is zero.
+inline void shifts(const int64_t (&bits)[kLanes], int32_t width, double (&shift)[kLanes], double (&finest)[kLanes]) {
     for (int i = 0; i < kLanes; ++i) {
         const int64_t exponent = bits[i] == 0 ? 1023 : (bits[i] >> 52) + 1;
         const int64_t coarse = ((exponent + 52 - width) << 52) | 0x8000000000000;
-        const int64_t fine = coarse - (static_cast<int64_t>(width) << 52);
+        const int64_t fine = ((exponent + 52 - kDataBits) << 52) | 0x8000000000000;
         __builtin_memcpy(shift + i, &coarse, 8);
-        __builtin_memcpy(finer + i, &fine, 8);
+        __builtin_memcpy(finest + i, &fine, 8);
     }
+}
+
+// Data become two slices; with one shift per lane both ways.
+template <class D>
+inline void cut(D& value, D& high, D& low, const D& shift, const D& finest) {
+    value = (value + finest) - finest;
+    high = (value + shift) - shift;
+    low = value - high;
 }
 
 // result = table times the block `data`, K rows of 16 that are `stride` apart, in float64 rounded where the slices meet; into `result` [m][16].
@@ -131,19 +140,19 @@ bool product(const Folded& table, const double* data, int64_t stride, int64_t ze
 
     bool one_slice = true;
     if (exact) {
-        alignas(64) double shift[kLanes], finer[kLanes];
-        shifts(bits, table.bits, shift, finer);
+        alignas(64) double shift[kLanes], finest[kLanes];
+        shifts(bits, table.bits, shift, finest);
         I remains = {};
         for (int32_t n = 0; n < table.door_in_count; ++n) {
             const Door& door = table.doors_in[n];
             for (int v = 0; v < kVectors<double>; ++v) {
-                const D c = *(at(shift, 0) + v), f = *(at(finer, 0) + v);
-                const D a = vectors(data + door.a * stride)[v];
-                D high = (a + c) - c, low = ((a - high) + f) - f;
+                const D c = *(at(shift, 0) + v), f = *(at(finest, 0) + v);
+                D a = vectors(data + door.a * stride)[v], high, low;
+                cut(a, high, low, c, f);
                 remains |= reinterpret_cast<I>(low);
                 if (door.q >= 0) {
-                    const D b = vectors(data + door.b * stride)[v];
-                    const D other_high = (b + c) - c, other_low = ((b - other_high) + f) - f;
+                    D b = vectors(data + door.b * stride)[v], other_high, other_low;
+                    cut(b, other_high, other_low, c, f);
                     remains |= reinterpret_cast<I>(other_low);
                     at(s.high, door.q)[v] = high - other_high;
                     at(s.low, door.q)[v] = low - other_low;

@@ -10,6 +10,7 @@ namespace sk {
 enum class Mode { exact, f64, f32 };
 enum class Dtype { f32, f16, bf16, f64 };
 
+inline constexpr int kDataBits = 40;  // of data below their grid; reference/exact.py says why
 inline constexpr int kLanes = 16;     // columns of data that one block carries through a product
 inline constexpr int kRowsExact = 4;  // table rows per panel: two slices, two accumulators per row
 inline constexpr int kRowsPlain = 8;  // table rows per panel: one slice, one accumulator per row

@@ -13,14 +13,17 @@ def grid_above(magnitude):
     return exponent.to(tl.float64, bitcast=True) * 2.0
 
 
+DATA_BITS = tl.constexpr(40)  # of data below their grid; reference/exact.py says why
+
+
 @triton.jit
 def split(z, grid, BITS: tl.constexpr):
-    """Two slices of float64 values on grids of BITS and 2 BITS bits below `grid`."""
+    """Two slices of float64 values: rounded to DATA_BITS below `grid`, the first slice to BITS."""
+    shift = grid * (1.5 * 2.0 ** (52 - DATA_BITS))
+    z = (z + shift) - shift
     shift = grid * (1.5 * 2.0 ** (52 - BITS))
     high = (z + shift) - shift
-    shift = shift * (2.0**-BITS)
-    low = ((z - high) + shift) - shift
-    return high, low
+    return high, z - high
 
 
 @triton.jit
