@@ -3,12 +3,12 @@
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spectral_kernels.cached import cached
 from spectral_kernels.layouts import Layout, grid_of
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -127,7 +127,7 @@ def times(op: str, t, samples: int, device: torch.device, zero: bool = True) -> 
     return number, None
 
 
-@lru_cache(maxsize=64)
+@cached(maxsize=64)
 @torch.inference_mode(False)  # the next call with these numbers may want a gradient
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device=device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import wavelets
+from spectral_kernels.cached import cached
 from spectral_kernels.exact import exact_matmul, split_table
 
 KINDS = ("analysis", "synthesis", "up", "down", "lowpass")
@@ -121,7 +122,7 @@ def band(basis: str, fine: int, coarse: int) -> Tensor:
     return weights
 
 
-@lru_cache(maxsize=64)
+@cached(maxsize=64)
 def noise_weights(basis: str, fine: tuple[int, int], coarse: tuple[int, int], device: torch.device) -> Tensor:
     """sqrt(1 - (w_k w_l)^2) in the coarse corner, 1 elsewhere, in float64 [H, W]; without a taper the corner is 0."""
     rows, columns = (band(basis, fine[axis], coarse[axis]) for axis in (0, 1))
@@ -156,13 +157,13 @@ def table(basis: str, kind: str, fine: int, coarse: int) -> Tensor:
     return exact_matmul(soft, low, slices=3)
 
 
-@lru_cache(maxsize=256)
+@cached(maxsize=256)
 def sliced(basis: str, kind: str, fine: int, coarse: int, device: torch.device) -> Tensor:
     """The two slices of a table as float32 [2, m, K] on a device; each slice fits float32 exactly."""
     return torch.stack(split_table(table(basis, kind, fine, coarse))).to(torch.float32).to(device)
 
 
-@lru_cache(maxsize=256)
+@cached(maxsize=256)
 def rounded(basis: str, kind: str, fine: int, coarse: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A table [m, K] in float32 (tier "fast") or float64 (float64 inputs) on a device."""
     return table(basis, kind, fine, coarse).to(dtype).to(device)

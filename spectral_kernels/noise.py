@@ -2,7 +2,6 @@
 """Standard normal noise that depends on nothing but seed and position: the noise inside `dct_expand`, on its own."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral_kernels.cached import cached
 from spectral_kernels.dispatch import noise as ops
 
 Seed = int | Sequence[int] | Tensor | torch.Generator | Sequence[torch.Generator]
@@ -98,7 +98,11 @@ def seeds_for(op: str, seed: Seed, samples: int, device: torch.device) -> tuple[
         if samples and isinstance(seed[0], torch.Generator):
             return None, torch.stack([_draw(_checked_generator(op, s)).to(device) for s in seed])
         numbers = tuple(_checked_seed(op, s, 1) for s in seed)
-        return None, torch.tensor(numbers, dtype=torch.int64) if device.type == "cpu" else _copied(numbers, device)
+        if device.type == "cpu":
+            return None, torch.tensor(numbers, dtype=torch.int64)
+        if device.type == "cuda" and device.index is None:  # "cuda" is another device whenever the current one changes
+            device = torch.device("cuda", torch.cuda.current_device())
+        return None, _copied(numbers, device)
     return _checked_seed(op, seed, samples), None
 
 
@@ -167,7 +171,7 @@ def _draw(generator: torch.Generator) -> Tensor:
     return torch.randint(0, 1 << 62, (), generator=generator, device=generator.device)
 
 
-@lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _copied(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """Seeds on a GPU. Kept, so that a second call copies nothing and can be captured in a CUDA graph."""
     return torch.tensor(numbers, dtype=torch.int64, device=device)

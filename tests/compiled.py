@@ -54,7 +54,7 @@ def compile_kernel(
     aligned: tuple[str, ...] = (),
     **options,
 ) -> Compiled:
-    """Compile `fn`, a `@triton.jit` function at the top level of a module, for "sm_80", ..., or "gfx942".
+    """Compile `fn`, a `@triton.jit` function at the top level of a module, for "sm_80", ..., "gfx942", "gfx1100".
 
     `signature` types the runtime arguments ("*fp32", "i64", "fp64", a tuple of types for a tuple), `constexprs` gives
     the others (numbers, strings, None), `aligned` names arguments that a launch would find divisible by 16. Further
@@ -135,7 +135,10 @@ def _compile(
         for place in ([(j,) for j in range(len(t))] if isinstance(t, tuple) else [()])
     ]
     attributes = {place: [["tt.divisibility", 16]] for place in places}
-    gpu = GPUTarget("cuda", int(target[3:]), 32) if target.startswith("sm_") else GPUTarget("hip", target, 64)
+    if target.startswith("sm_"):
+        gpu = GPUTarget("cuda", int(target[3:]), 32)
+    else:
+        gpu = GPUTarget("hip", target, 64 if target.startswith("gfx9") else 32)
     kernel = triton.compile(ASTSource(fn, types, constexprs, attributes), target=gpu, options=options)
     asm = {stage: text for stage, text in kernel.asm.items() if isinstance(text, str)}
     registers, spills = _assembled(asm["ptx"]) if "ptx" in asm else _described(asm["amdgcn"])

@@ -38,6 +38,7 @@ def missing(name: str) -> str | None:
         return _native_missing()
     if name == "triton":
         try:
+            import numpy
             import triton
         except ImportError as error:
             return f"Triton is not installed ({error}); pip install triton"
@@ -45,7 +46,17 @@ def missing(name: str) -> str | None:
 
         if not torch.cuda.is_available() and not triton.knobs.runtime.interpret:  # pyright: ignore[reportAttributeAccessIssue]
             return "there is no GPU; TRITON_INTERPRET=1 runs the kernels in Triton's interpreter"
+        if triton.knobs.runtime.interpret:  # pyright: ignore[reportAttributeAccessIssue]
+            return _interpreter_fails(triton.__version__, numpy.__version__)
     return None
+
+
+def _interpreter_fails(triton: str, numpy: str) -> str | None:
+    """Triton 3.6 takes an array of one element for a number in its interpreter, which NumPy 2.4 gave up."""
+    old, new = (tuple(int(part) for part in version.split(".")[:2]) for version in (triton, numpy))
+    if old >= (3, 7) or new < (2, 4):
+        return None
+    return f"the interpreter of Triton {triton} fails with NumPy {numpy}; pip install 'triton>=3.7' or 'numpy<2.4'"
 
 
 @cache

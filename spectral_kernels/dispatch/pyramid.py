@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import layouts
+from spectral_kernels.cached import cached
 from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import choose
 
@@ -321,7 +322,7 @@ def _points(m: int, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     return left.to(device), (left + 1).clamp(max=m - 1).to(device), weight.to(device)
 
 
-@lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _matrix(resample: str, kind: str, out: int, given: int, device: torch.device) -> Tensor:
     matrix = torch.zeros(out, given, dtype=torch.float64)
     if resample == "bilinear":

@@ -253,67 +253,70 @@ def forecast(
     # A Python float argument is float32, so float64 weights have to travel as a tensor.
     weights = weights if scalars else weights.to(out.device)
     step = max(1, MOST_SCALARS // K) if scalars else 8
-    for g in range(0, weights.shape[0], step):
-        rows = weights[g : g + step].contiguous()
-        values = tuple(v for row in rows.tolist() for v in [*row, *[0.0] * (K - count)]) if scalars else rows
-        for start, stop in _spans(size):
-            forecast_kernel[(triton.cdiv(stop - start, launch.block),)](
-                _padded([_bytes(h) for h in features] if encoding else features, K),
-                _padded(exponents, K) if encoding else (),
-                values,
-                out[g : g + step],
+    with torch.cuda.device_of(out):
+        for g in range(0, weights.shape[0], step):
+            rows = weights[g : g + step].contiguous()
+            values = tuple(v for row in rows.tolist() for v in [*row, *[0.0] * (K - count)]) if scalars else rows
+            for start, stop in _spans(size):
+                forecast_kernel[(triton.cdiv(stop - start, launch.block),)](
+                    _padded([_bytes(h) for h in features] if encoding else features, K),
+                    _padded(exponents, K) if encoding else (),
+                    values,
+                    out[g : g + step],
+                    start,
+                    stop,
+                    out.stride(0),
+                    count,
+                    K=K,
+                    G=rows.shape[0],
+                    WIDE=wide,
+                    SCALARS=scalars,
+                    encoding=encoding,
+                    BLOCK=launch.block,
+                    num_warps=launch.num_warps,
+                    enable_fp_fusion=False,
+                )
+
+
+def update_moments(moments: Tensor, feature: Tensor, row: Tensor, launch: Launch = LAUNCH) -> None:
+    """moments[p] += row[p] feature; moments float32 [P, F], feature flat [F]."""
+    scalars = row.device.type == "cpu"
+    with torch.cuda.device_of(moments):
+        for start, stop in _spans(feature.numel()):
+            update_moments_kernel[(triton.cdiv(stop - start, launch.block),)](
+                moments,
+                feature,
+                tuple(row.tolist()) if scalars else row,
                 start,
                 stop,
-                out.stride(0),
-                count,
-                K=K,
-                G=rows.shape[0],
-                WIDE=wide,
+                moments.stride(0),
+                P=row.numel(),
                 SCALARS=scalars,
-                encoding=encoding,
                 BLOCK=launch.block,
                 num_warps=launch.num_warps,
                 enable_fp_fusion=False,
             )
 
 
-def update_moments(moments: Tensor, feature: Tensor, row: Tensor, launch: Launch = LAUNCH) -> None:
-    """moments[p] += row[p] feature; moments float32 [P, F], feature flat [F]."""
-    scalars = row.device.type == "cpu"
-    for start, stop in _spans(feature.numel()):
-        update_moments_kernel[(triton.cdiv(stop - start, launch.block),)](
-            moments,
-            feature,
-            tuple(row.tolist()) if scalars else row,
-            start,
-            stop,
-            moments.stride(0),
-            P=row.numel(),
-            SCALARS=scalars,
-            BLOCK=launch.block,
-            num_warps=launch.num_warps,
-            enable_fp_fusion=False,
-        )
-
-
 def chebyshev_weights(
     positions: Tensor, targets: Tensor, num_steps: float, degree: int, ridge: float, blend: float, out: Tensor
 ) -> None:
     """out[g, k], float32, from float64 positions [K] and targets [G]."""
-    chebyshev_weights_kernel[(targets.numel(),)](
-        positions,
-        targets,
-        out,
-        positions.numel(),
-        num_steps,
-        ridge,
-        blend,
-        P=degree + 1,
-        PP=triton.next_power_of_2(degree + 1),
-        KK=triton.next_power_of_2(positions.numel()),
-        num_warps=1,
-        enable_fp_fusion=False,
-    )
+    with torch.cuda.device_of(out):
+        chebyshev_weights_kernel[(targets.numel(),)](
+            positions,
+            targets,
+            out,
+            positions.numel(),
+            num_steps,
+            ridge,
+            blend,
+            P=degree + 1,
+            PP=triton.next_power_of_2(degree + 1),
+            KK=triton.next_power_of_2(positions.numel()),
+            num_warps=1,
+            enable_fp_fusion=False,
+        )
 
 
 def chebyshev_forecast(
@@ -336,27 +339,28 @@ def chebyshev_forecast(
         )
     cores = torch.cuda.get_device_properties(out.device).multi_processor_count if out.is_cuda else 2
     step = max(1, 64 // K)  # that many weights stay in registers
-    for g in range(0, targets.numel(), step):
-        goals = targets[g : g + step]
-        for start, stop in _spans(size):
-            blocks = triton.cdiv(stop - start, launch.block)
-            chebyshev_forecast_kernel[(min(blocks, 8 * cores),)](
-                _padded(features, K),
-                positions,
-                goals,
-                out[g : g + step],
-                start,
-                stop,
-                out.stride(0),
-                count,
-                num_steps,
-                ridge,
-                blend,
-                K=K,
-                G=goals.numel(),
-                P=degree + 1,
-                PP=triton.next_power_of_2(degree + 1),
-                BLOCK=launch.block,
-                num_warps=launch.num_warps,
-                enable_fp_fusion=False,
-            )
+    with torch.cuda.device_of(out):
+        for g in range(0, targets.numel(), step):
+            goals = targets[g : g + step]
+            for start, stop in _spans(size):
+                blocks = triton.cdiv(stop - start, launch.block)
+                chebyshev_forecast_kernel[(min(blocks, 8 * cores),)](
+                    _padded(features, K),
+                    positions,
+                    goals,
+                    out[g : g + step],
+                    start,
+                    stop,
+                    out.stride(0),
+                    count,
+                    num_steps,
+                    ridge,
+                    blend,
+                    K=K,
+                    G=goals.numel(),
+                    P=degree + 1,
+                    PP=triton.next_power_of_2(degree + 1),
+                    BLOCK=launch.block,
+                    num_warps=launch.num_warps,
+                    enable_fp_fusion=False,
+                )

@@ -2,18 +2,48 @@
 """Launch settings. They may change speed, never bits; a test walks the whole space."""
 
 from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
 
 FUSED_SIDE = 256  # larger planes leave the chip between their two contractions
+
+# From Triton 3.9 on the largest planes of one launch hardly spill, and one more chip has its float64 tensor cores used.
+_NEW = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9)
+# NVIDIA chips whose float64 tensor cores Triton uses. Elsewhere a float64 dot is a long row of multiply-adds.
+FLOAT64_DOTS = {(8, 0), (9, 0), (10, 0)} if _NEW else {(8, 0), (9, 0)}
+
+
+@cache
+def fused_side(mode: str, device: torch.device) -> int:
+    """The largest side of a plane that one launch does on a device; 0 is none, and two launches do them all.
+
+    Two launches are for chips where one would not fit. Bytes spilled by one launch to 128 and to 256, and its shared
+    memory to 256, which may be 99 KiB on chips that are not for data centres (Triton 3.6; two launches: at most 164):
+    exact on sm_90 160, 3316, 112 KiB; exact on sm_86, sm_89 and sm_120 7200, 14000 to 21000, 160 KiB; fast anywhere 0,
+    390, 64 KiB.
+    """
+    if mode == "fast" or device.type != "cuda":
+        return FUSED_SIDE
+    if torch.version.hip:
+        name = torch.cuda.get_device_properties(device).gcnArchName
+        return FUSED_SIDE if name.startswith(("gfx90a", "gfx94", "gfx95")) else 0
+    if torch.cuda.get_device_capability(device) not in FLOAT64_DOTS:
+        return 0
+    return FUSED_SIDE if _NEW else 128
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One program's share: output rows and columns, depth of a step along the summed axis, warps."""
+    """One program's share: output rows and columns, depth of a step along the summed axis, warps; and how many steps'
+    loads are under way at a time."""
 
     rows: int
     columns: int
     depth: int
     warps: int
+    stages: int = 1
 
 
 TILES = tuple(
@@ -22,6 +52,13 @@ TILES = tuple(
     for columns in (16, 32)
     for depth in (16, 32)
     for warps in (4, 8)
+)
+# Of two launches: more of the intermediate per table entry, and loads ahead of the products.
+PAIR_TILES = (
+    *TILES,
+    *(Tile(32, 64, 16, 8, stages) for stages in (1, 2, 3)),
+    *(Tile(32, 32, 16, 4, stages) for stages in (2, 3)),
+    Tile(64, 64, 16, 8),
 )
 
 
@@ -45,8 +82,9 @@ def fused_tile(mode: str, out_size: tuple[int, int], in_size: tuple[int, int]) -
 
 
 def pair_tile(mode: str) -> Tile:
-    """Square tiles: each intermediate value is then read from memory the fewest times.
+    """Large tiles: each intermediate value is then read from memory the fewest times.
 
-    Nothing spills; with depth 32 the fast tier would spill up to 2128 bytes (Triton 3.9).
+    Nothing spills; with depth 32 the fast tier would spill up to 2128 bytes (Triton 3.9), with four warps for 32 x 32
+    the exact one up to 164 (Triton 3.6, sm_90).
     """
-    return Tile(64, 64, 16, 8) if mode == "fast" else Tile(32, 32, 16, 4)
+    return Tile(64, 64, 16, 8) if mode == "fast" else Tile(32, 64, 16, 8)

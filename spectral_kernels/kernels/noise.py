@@ -110,18 +110,19 @@ def normal(
     columns_at_once = min(128, triton.next_power_of_2(columns))
     quads_at_once = min(256 // columns_at_once, triton.next_power_of_2(triton.cdiv(rows, 4)))
     tiles = triton.cdiv(columns, columns_at_once) * triton.cdiv(rows, 4 * quads_at_once)
-    normal_kernel[(samples * planes * tiles,)](
-        noise,
-        noise if seeds is None else seeds,
-        0 if base_seed is None else base_seed,
-        stream,
-        planes,
-        rows,
-        columns,
-        PER_SAMPLE=seeds is not None,
-        QUADS=quads_at_once,
-        COLUMNS=columns_at_once,
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    with torch.cuda.device_of(noise):
+        normal_kernel[(samples * planes * tiles,)](
+            noise,
+            noise if seeds is None else seeds,
+            0 if base_seed is None else base_seed,
+            stream,
+            planes,
+            rows,
+            columns,
+            PER_SAMPLE=seeds is not None,
+            QUADS=quads_at_once,
+            COLUMNS=columns_at_once,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
     return noise

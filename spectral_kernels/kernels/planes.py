@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plane product in Triton: one launch while both output sides are at most 256, two above.
+"""The plane product in Triton: one launch while all sides are at most 256 and the chip takes it, two above.
 
     y = alpha (A1 X B1^T + beta (A2 E B2^T)) + gamma E + 0
 
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spectral_kernels.kernels.exact import accumulate, grid_above, split, table_tile
-from spectral_kernels.kernels.launch import FUSED_SIDE, Tile, dot_precision, fused_tile, pair_tile
+from spectral_kernels.kernels.launch import Tile, dot_precision, fused_side, fused_tile, pair_tile
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
 from spectral_kernels.kernels.rounding import round_to, widen
 
@@ -51,7 +51,11 @@ def rows_of_tensor(
     MODE: tl.constexpr, DOT: tl.constexpr, PATCH: tl.constexpr, MASKED: tl.constexpr, BITS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Tile [ROWS, COLUMNS] of A X. The first pass finds the grid of each column, the second adds."""
+    """Tile [ROWS, COLUMNS] of A X. The first pass finds the grid of each column, the second adds.
+
+    The second loads a step ahead. That the operand of a dot comes from the step before matters: Triton 3.6 looks back
+    from it for a load of a half type, and then asks for a float64 dot that its sm_80 and sm_90 do not have.
+    """
     ACC: tl.constexpr = tl.float32 if MODE == "fast" else tl.float64
     high = tl.zeros((ROWS, COLUMNS), ACC)
     cross = tl.zeros((ROWS, COLUMNS), ACC)
@@ -62,9 +66,12 @@ def rows_of_tensor(
             x = load_rows(p_plane, o_k, o_column, height, width, corner, strides, PATCH, MASKED).to(tl.float64)
             grid = tl.maximum(grid, tl.max(tl.abs(x), 0)[None, :])
         grid = grid_above(grid)
+    o_k = tl.arange(0, DEPTH).to(tl.int64)
+    following = load_rows(p_plane, o_k[:, None], o_column, height, width, corner, strides, PATCH, MASKED)
     for k in range(0, height, DEPTH):
         o_k = (k + tl.arange(0, DEPTH)).to(tl.int64)
-        x = load_rows(p_plane, o_k[:, None], o_column, height, width, corner, strides, PATCH, MASKED).to(ACC)
+        x = following.to(ACC)
+        following = load_rows(p_plane, o_k[:, None] + DEPTH, o_column, height, width, corner, strides, PATCH, MASKED)
         m_out, m_k = o_out[:, None] < out_height, o_k[None, :] < height
         a_high, a_low = table_tile(table, o_out[:, None], o_k[None, :], m_out, m_k, height, out_height * height, MODE)
         if MODE == "exact":
@@ -362,7 +369,6 @@ def launch(product, operands, tile: Tile | None = None) -> None:
         "DOT": dot_precision(product.precision, torch.version.hip is not None, triton.knobs.runtime.interpret),
         "PATCH": x.shape[4],
         "SECOND": second,
-        "num_stages": 1,
         "enable_fp_fusion": False,
     }
     masked, add = product.masked, product.adds and other is not None
@@ -373,7 +379,7 @@ def launch(product, operands, tile: Tile | None = None) -> None:
     seed_table, time_table = x if seeds is None else seeds, x if times is None else times
     strides = [view.stride() for view in (out, x, added)]
     with torch.cuda.device_of(x):
-        if max(out_size) <= FUSED_SIDE and max(x_size) <= FUSED_SIDE:
+        if max(*out_size, *x_size) <= fused_side(mode, x.device):
             tile = tile or fused_tile(mode, out_size, x_size)
             fused[(planes, triton.cdiv(out_size[0], tile.rows))](
                 out, x, added, seed_table, time_table, rows1, columns1, rows2, columns2, seed,
@@ -381,9 +387,8 @@ def launch(product, operands, tile: Tile | None = None) -> None:
                 product.coarse, per_sample, x.shape[2],
                 ADD=add, MASKED=masked, SEEDS=seeds is not None, TIMES=times is not None,
                 BITS_ROWS1=bits[0], BITS_COLUMNS1=bits[1], BITS_ROWS2=bits[2], BITS_COLUMNS2=bits[3],
-                ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
                 WIDTH1=max(16, triton.next_power_of_2(x_size[1])),
-                WIDTH2=max(16, triton.next_power_of_2(other_size[1])), num_warps=tile.warps, **given, **names,
+                WIDTH2=max(16, triton.next_power_of_2(other_size[1])), **_settings(tile), **given, **names,
             )  # fmt: skip
             return
         tile = tile or pair_tile(mode)
@@ -396,14 +401,19 @@ def launch(product, operands, tile: Tile | None = None) -> None:
             half1, half2, x, added, seed_table, rows1, rows2, seed, product.stream, *strides[1:], out_size[0], x_size,
             other_size, product.coarse, per_sample, x.shape[2], tiles1,
             MASKED=masked, SEEDS=seeds is not None, BITS_ROWS1=bits[0], BITS_ROWS2=bits[2],
-            ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, num_warps=tile.warps, **given,
+            **_settings(tile), **given,
         )  # fmt: skip
         columns[(planes, triton.cdiv(out_size[0], tile.rows), triton.cdiv(out_size[1], tile.columns))](
             out, half1, half2, added, time_table, columns1, columns2, t_pattern, ratio_pattern, strides[0], strides[2],
             out_size, x_size[1], other_size[1], per_sample, x.shape[2],
             ADD=add, TIMES=times is not None, BITS_COLUMNS1=bits[1], BITS_COLUMNS2=bits[3],
-            ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, num_warps=tile.warps, **given, **names,
+            **_settings(tile), **given, **names,
         )  # fmt: skip
+
+
+def _settings(tile: Tile) -> dict[str, int]:
+    sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
+    return {**sizes, "num_warps": tile.warps, "num_stages": tile.stages}
 
 
 def _plane(view: Tensor) -> tuple[int, int]:

@@ -82,13 +82,12 @@ def split_kernel(
     x, coarse, detail, x_strides, coarse_strides, detail_strides, size, coarse_size, per_sample, c2,
     F: tl.constexpr, G: tl.constexpr, AREA: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """One level down; program (plane, tile). The tile counts coarse pixels for "area", fine ones for "bilinear"."""
+    """One level down; program (plane, row tile, column tile): coarse pixels for "area", fine ones for "bilinear"."""
     DTYPE: tl.constexpr = x.dtype.element_ty
-    tiles = tl.cdiv(coarse_size[1] if AREA else size[1], COLUMNS)
     i_plane = tl.program_id(0).to(tl.int64)
-    i_tile = tl.program_id(1)
-    o_row = (i_tile // tiles * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
-    o_column = (i_tile % tiles * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
+    first_row, first_column = tl.program_id(1) * ROWS, tl.program_id(2) * COLUMNS
+    o_row = (first_row + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    o_column = (first_column + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
     p_x = x + plane_offset(i_plane, per_sample, c2, x_strides)
     p_coarse = coarse + plane_offset(i_plane, per_sample, c2, coarse_strides)
     p_detail = detail + plane_offset(i_plane, per_sample, c2, detail_strides)
@@ -104,7 +103,7 @@ def split_kernel(
                 rest = load_wide(p_x, row, column, x_strides, mask) - wide
                 tl.store(p_detail + element(row, column, detail_strides, 1), narrow(rest, DTYPE), mask=mask)
     else:
-        if (i_tile // tiles * ROWS < coarse_size[0]) & (i_tile % tiles * COLUMNS < coarse_size[1]):
+        if (first_row < coarse_size[0]) & (first_column < coarse_size[1]):
             low = narrow(interpolated(p_x, o_row, o_column, size, coarse_size, x_strides, m_coarse), DTYPE)
             tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), low, mask=m_coarse)
         mask = (o_row < size[0]) & (o_column < size[1])
@@ -124,12 +123,10 @@ def merge_kernel(
     F: tl.constexpr, G: tl.constexpr, AREA: tl.constexpr, SUBTRACT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """detail +- up(coarse); program (plane, tile of fine pixels)."""
-    tiles = tl.cdiv(size[1], COLUMNS)
+    """detail +- up(coarse); program (plane, row tile, column tile) of fine pixels."""
     i_plane = tl.program_id(0).to(tl.int64)
-    i_tile = tl.program_id(1)
-    o_row = (i_tile // tiles * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
-    o_column = (i_tile % tiles * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
+    o_row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    o_column = (tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
     mask = (o_row < size[0]) & (o_column < size[1])
     p_coarse = coarse + plane_offset(i_plane, per_sample, c2, coarse_strides)
     if AREA:
@@ -212,6 +209,11 @@ def _tile(size: tuple[int, int], pixels: int = PIXELS) -> tuple[int, int]:
     return min(pixels // columns, triton.next_power_of_2(size[0])), columns
 
 
+def _tiles(size: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
+    """Two dimensions of the grid: in one, CUDA's 65535 would not hold those of a plane of 4096 x 4096."""
+    return triton.cdiv(size[0], rows), triton.cdiv(size[1], columns)
+
+
 def split(x: Tensor, coarse: Tensor, detail: Tensor, resample: str, tile: tuple[int, int] | None = None) -> None:
     """One level down on views [B, C1, C2, h, 1, w, 1]; `tile` overrides rows and columns of a program."""
     fine_size, coarse_size = _plane(x), _plane(coarse)
@@ -219,9 +221,9 @@ def split(x: Tensor, coarse: Tensor, detail: Tensor, resample: str, tile: tuple[
     f, g = _factors(fine_size, coarse_size)
     counted = coarse_size if area else fine_size
     rows, columns = tile or _tile(counted, PIXELS if area else SPLIT_BILINEAR_PIXELS)
-    tiles = triton.cdiv(counted[0], rows) * triton.cdiv(counted[1], columns)
+    planes, tiles = x.shape[0] * x.shape[1] * x.shape[2], _tiles(counted, rows, columns)
     with torch.cuda.device_of(x):
-        split_kernel[(x.shape[0] * x.shape[1] * x.shape[2], tiles)](
+        split_kernel[(planes, *tiles)](
             x, coarse, detail, x.stride(), coarse.stride(), detail.stride(), fine_size, coarse_size,
             x.shape[1] * x.shape[2], x.shape[2],
             F=f, G=g, AREA=area, ROWS=rows, COLUMNS=columns, num_warps=4, enable_fp_fusion=False,
@@ -235,9 +237,9 @@ def merge(
     size, coarse_size = _plane(out), _plane(coarse)
     f, g = _factors(size, coarse_size)
     rows, columns = tile or _tile(size)
-    tiles = triton.cdiv(size[0], rows) * triton.cdiv(size[1], columns)
+    planes, tiles = out.shape[0] * out.shape[1] * out.shape[2], _tiles(size, rows, columns)
     with torch.cuda.device_of(out):
-        merge_kernel[(out.shape[0] * out.shape[1] * out.shape[2], tiles)](
+        merge_kernel[(planes, *tiles)](
             coarse, detail, out, coarse.stride(), detail.stride(), out.stride(), size, coarse_size,
             out.shape[1] * out.shape[2], out.shape[2],
             F=f, G=g, AREA=resample != "bilinear", SUBTRACT=subtract, ROWS=rows, COLUMNS=columns,
