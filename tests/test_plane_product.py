@@ -344,6 +344,9 @@ def test_every_backend_can_be_forced_and_missing_ones_say_why(monkeypatch):
     with pytest.raises(ValueError, match="backend: name must be one of torch, native, triton, got 'cuda'"):
         with dispatch.backend("cuda"):
             pass
+    if not dispatch.missing("native"):
+        with dispatch.backend("native"), pytest.raises(RuntimeError, match="CPU core, the tensor is on meta; move it"):
+            dispatch.choose(torch.empty(1, device="meta"))
     monkeypatch.setattr(dispatch, "missing", lambda name: "it is Sunday")
     with pytest.raises(RuntimeError, match="backend: native is not available here: it is Sunday"):
         with dispatch.backend("native"):

@@ -71,6 +71,8 @@ def _native_missing() -> str | None:
 def choose(tensor: Tensor) -> str:
     """The backend for a tensor: the forced one, else Triton on a GPU, the compiled core on a CPU, PyTorch elsewhere."""
     forced = _forced.get()
+    if forced == "native" and tensor.device.type != "cpu":
+        raise RuntimeError(f"backend: native is the CPU core, the tensor is on {tensor.device}; move it to the CPU")
     if forced is not None:
         return forced
     if tensor.is_cuda:
