@@ -14,7 +14,8 @@ import torch
 
 from spectral_kernels import info
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
 
 
 def git(*arguments: str) -> str | None:
@@ -33,9 +34,20 @@ def changes() -> str:
     return git("status", "--porcelain", "--", ":/", ":(exclude,top)bench/results") or ""
 
 
+def sources() -> str:
+    """A digest of all that is measured, for a copy of the checkout without git."""
+    files = (path for room in ("spectral_kernels", "bench", "bindings", "tests") for path in (ROOT / room).rglob("*"))
+    digest = hashlib.sha256()
+    for path in sorted(path for path in files if path.suffix in (".py", ".c", ".h", ".cpp", ".inl", ".json")):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def state_key() -> str:
     """Names the state of the sources: the commit, and a digest of what is changed on top of it."""
-    commit = git("rev-parse", "--short=12", "HEAD") or "no-git"
+    commit = git("rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        return f"sources-{sources()}"
     changed = changes()
     if not changed:
         return commit
@@ -44,10 +56,11 @@ def state_key() -> str:
 
 
 def circumstances(device: str) -> dict[str, Any]:
-    """The part of a row that says where and with what it was measured."""
+    """The part of a row that says where and with what it was measured. A copy without git says its digest instead."""
+    commit = git("rev-parse", "HEAD")
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(changes()),
+        "commit": commit,
+        **({"sources": sources()} if commit is None else {"dirty": bool(changes())}),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": info.gpus()[torch.cuda.current_device()] if device == "cuda" else info.cpu(),
         "cpu": info.cpu(),

@@ -7,8 +7,11 @@ what it bought.
 """
 
 import argparse
+import contextlib
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import torch
 
 from bench import measure, rows, suites
 from bench.case import Tunable
+from spectral_kernels import info
 
 
 def tune(tunable: Tunable, device: str, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
@@ -57,6 +61,35 @@ def tune(tunable: Tunable, device: str, seconds: float) -> tuple[list[dict[str, 
     return found, problems
 
 
+def compile_ahead(suite: str, processes: int, seconds: float) -> None:
+    """Call every candidate once, in processes of their own: compiling takes seconds on one core, and Triton keeps what
+    it compiled on disk. Whatever goes wrong there goes wrong again, and is told, when it is timed."""
+    command = [sys.executable, "-m", "bench.tune", "--suite", suite, "--device", "cuda"]
+    running = [
+        subprocess.Popen(
+            [*command, "--share", str(share), str(processes)],
+            cwd=rows.ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for share in range(processes)
+    ]
+    end = time.monotonic() + seconds
+    for process in running:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def call_share(tunables: Iterable[Tunable], share: int, processes: int) -> None:
+    """The part of `compile_ahead` that one process does."""
+    calls = [(tunable, setting) for tunable in tunables for setting in tunable.candidates]
+    for tunable, setting in calls[share::processes]:
+        with contextlib.suppress(Exception):
+            tunable.answer(setting)
+
+
 def _same(answer: torch.Tensor, wanted: torch.Tensor, tolerance: float | None) -> bool:
     if tolerance is None:
         return torch.equal(_bits(answer), _bits(wanted))
@@ -74,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="per size, for all candidates together")
     parser.add_argument("--tiny", action="store_true", help="sizes of a rehearsal")
     parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows")
+    parser.add_argument(
+        "--share", type=int, nargs=2, metavar=("I", "N"), help="only call every Nth candidate from I on"
+    )
     arguments = parser.parse_args(argv)
     problems: list[str] = []
     for name in arguments.suite or suites.SUITES:
@@ -81,6 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if tunables is None:
             print(f"suite {name} has nothing to tune")
             continue
+        if arguments.share:
+            call_share(tunables(arguments.device, tiny=arguments.tiny), *arguments.share)
+            continue
+        if arguments.device == "cuda":
+            compile_ahead(name, max(1, info.cores() - 2), 150)
         where = {**rows.circumstances(arguments.device), "suite": name}
         for tunable in tunables(arguments.device, tiny=arguments.tiny):
             found, wrong = tune(tunable, arguments.device, arguments.seconds)

@@ -4,6 +4,7 @@
 import importlib.util
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +196,7 @@ def test_pieces_that_passed_are_not_run_again(tmp_path, capfd):
     todo[1] = piece("two", f"{write}('2'); exit(5)", passing=(0, 5))
     assert gpu.run(todo, tmp_path / "state", 600) == 0
     assert gpu.run(todo, tmp_path / "state", 0) == 0  # nothing left to do takes no time
-    assert "FAILED: two" in capfd.readouterr().out
+    assert "two: failed with exit code 4" in capfd.readouterr().out
 
 
 def test_nothing_is_measured_before_its_tests_have_passed(tmp_path, capfd):
@@ -212,7 +213,53 @@ def test_time_is_kept(tmp_path, capfd):
     printed = capfd.readouterr().out
     assert "endless: stopped, its time was over" in printed and "short: passed" in printed
     assert gpu.run([piece("late", "")], tmp_path, 1) == 3
-    assert "time is over before 'late'" in capfd.readouterr().out
+    assert "=== late" not in capfd.readouterr().out
+    assert gpu.run([piece("late", "")], tmp_path, 600) == 0  # the same command continues
+
+
+def test_what_a_stopped_piece_started_is_stopped_too(tmp_path, capfd):
+    """Test workers outlive a killed pytest, and would keep its output open for ever."""
+    forgotten = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).wait()"
+    begun = time.monotonic()
+    assert gpu.run([piece("parent", forgotten, seconds=1)], tmp_path, 600, tmp_path / "gpu.log") == 1
+    assert time.monotonic() - begun < 30
+    assert "parent: stopped" in (tmp_path / "gpu.log").read_text()
+
+
+def test_a_piece_without_its_packages_is_left_out(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    loop = gpu.Piece("loop flux forecast", ["-c", "print('looped')"], 60)
+    assert gpu.run([loop, piece("short", "")], tmp_path, 600) == 0
+    printed = capfd.readouterr().out
+    assert "left out, diffusers is not installed" in printed and "looped\n" not in printed
+
+
+def test_a_copy_without_git_is_known_by_its_sources(tmp_path, monkeypatch):
+    """A result of other sources must not count as passed, nor a row look clean."""
+    monkeypatch.setattr(rows, "git", lambda *_: None)
+    monkeypatch.setattr(rows, "ROOT", tmp_path)
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "a.py").write_text("1")
+    first, where = rows.state_key(), rows.circumstances("cpu")
+    assert where["commit"] is None and "dirty" not in where and where["sources"] in first
+    (tmp_path / "bench" / "a.py").write_text("2")
+    assert rows.state_key() != first
+
+
+def test_candidates_are_shared_out_between_the_processes_that_compile(monkeypatch):
+    called = []
+
+    def answer(setting):
+        called.append(setting)
+        raise RuntimeError("it does not fit this GPU")
+
+    tunables = [
+        Tunable("a", "add", (1,), "float32", 0, [1, 2, 3], answer),
+        Tunable("b", "add", (1,), "", 0, [4], answer),
+    ]
+    for share in (0, 1):
+        tune.call_share(tunables, share, 2)
+    assert called == [1, 3, 2, 4]
 
 
 def test_without_a_gpu_only_the_rehearsal_runs(monkeypatch, capsys):
@@ -223,9 +270,12 @@ def test_without_a_gpu_only_the_rehearsal_runs(monkeypatch, capsys):
 
 def test_rehearsal_of_every_piece(tmp_path):
     command = [sys.executable, "-m", "bench.gpu", "--dry", "--results", str(tmp_path)]
+    command += ["--state", str(tmp_path / ".gpu-state")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     loops = {"e2e"} if importlib.util.find_spec("diffusers") else set()
     assert {row["suite"] for row in rows.read(tmp_path)} == set(suites.SUITES) | loops
     (state,) = (tmp_path / ".gpu-state").iterdir()
-    assert len(list(state.iterdir())) == len(gpu.pieces(True, tmp_path))
+    possible = [piece for piece in gpu.pieces(True, tmp_path) if not gpu.without(piece)]
+    assert len(list(state.iterdir())) == len(possible)
+    assert "=== all pieces, in short" in (tmp_path / "gpu.log").read_text()

@@ -38,31 +38,43 @@ def cases(device: str, tiny: bool = False) -> Iterator[Case]:
 
 
 def tunables(device: str, tiny: bool = False) -> Iterator[Tunable]:
-    """Tiles of the Triton kernels, noise drawn inside. On a CPU they need Triton's interpreter."""
+    """One launch or two, and the tiles of either; noise drawn inside. On a CPU they need Triton's interpreter."""
     if dispatch.missing("triton") is not None:
         return
-    from spectral_kernels.kernels.launch import FUSED_SIDE, TILES, fused_tile, pair_tile
+    from spectral_kernels.kernels import launch
 
-    for name, shape, size, dtype in TINY[:1] if tiny else SIZES:
+    # A step of depth 32 spilled wherever it was compiled.
+    one, two = ([tile for tile in tiles if tile.depth == 16] for tiles in (launch.TILES, launch.PAIR_TILES))
+    # A batch or a half type has the tiles of its size.
+    for name, shape, size, dtype in (
+        TINY[:1] if tiny else (row for row in SIZES if row[0] in ("flux", "wan-720p", "pixel"))
+    ):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).to(device, dtype)
+        fits = max(size) <= launch.FUSED_SIDE
         for precision in ("exact", "fast"):
-            fused = max(size) <= FUSED_SIDE
+            fused = max(size) <= launch.fused_side(precision, x.device)
+            tile = launch.fused_tile(precision, size, (shape[-2], shape[-1])) if fused else launch.pair_tile(precision)
+            candidates = [*((1, tile) for tile in one if fits), *((2, tile) for tile in two)]
             yield Tunable(
                 name=f"{name}, {precision}",
                 op="dct_expand",
                 shape=shape,
                 dtype=str(dtype).removeprefix("torch."),
-                current=fused_tile(precision, size, (shape[-2], shape[-1])) if fused else pair_tile(precision),
-                candidates=list(TILES[:2] if tiny else TILES),
-                answer=partial(_with_tile, x, size, precision),
+                current=(1 if fused else 2, tile),
+                candidates=candidates[::20] if tiny else candidates,
+                answer=partial(_with_setting, x, size, precision),
                 tolerance=None if precision == "exact" else 2e-3,
             )
 
 
-def _with_tile(x: Tensor, size: tuple[int, int], precision: str, tile: Any) -> Tensor:
-    from spectral_kernels.kernels import planes
+def _with_setting(x: Tensor, size: tuple[int, int], precision: str, setting: tuple[int, Any]) -> Tensor:
+    from spectral_kernels.kernels import launch, planes
 
-    chosen = mock.patch.multiple(planes, fused_tile=lambda *_: tile, pair_tile=lambda *_: tile)
+    count, tile = setting
+    side = launch.FUSED_SIDE if count == 1 else 0
+    chosen = mock.patch.multiple(
+        planes, fused_side=lambda *_: side, fused_tile=lambda *_: tile, pair_tile=lambda *_: tile
+    )
     with chosen, dispatch.backend("triton"):
         return sk.dct_expand(x, t=T, size=size, seed=SEED, precision=precision).x
 
