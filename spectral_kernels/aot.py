@@ -18,8 +18,10 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 
 ARCHES = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -274,11 +276,16 @@ def build(arches: Sequence[str], folder: Path, only: str = "") -> dict:
         raise ValueError(f"aot: arch must be some of {', '.join(ARCHES)}, got {', '.join(unknown) or 'none'}")
     import spectral_kernels
 
-    entries = [
-        compile_one(kernel, arch, folder) for arch in arches for kernel in kernels(arch) if kernel.name.startswith(only)
-    ]
-    if not entries:
+    todo = [(kernel, arch, folder) for arch in arches for kernel in kernels(arch) if kernel.name.startswith(only)]
+    if not todo:
         raise ValueError(f"aot: no kernel begins with {only!r}; without --only all are compiled")
+    # A kernel takes one core up to ten seconds, a process as long as two of them to begin.
+    jobs = min(len(os.sched_getaffinity(0)), len(todo) // 8)
+    if jobs < 2:
+        entries = [compile_one(*job) for job in todo]
+    else:
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            entries = list(pool.map(compile_one, *zip(*todo, strict=True)))
     manifest = {
         "format": FORMAT,
         "versions": {"spectral_kernels": spectral_kernels.__version__, "triton": metadata.version("triton")},

@@ -3,6 +3,7 @@
 
 import ctypes
 import fcntl
+import shutil
 import subprocess
 import sys
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
@@ -58,6 +59,7 @@ def build(folder: Path, *options: str, targets: tuple[str, ...] = ("spectral_ker
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         cmake = [sys.executable, "-m", "cmake"]
+        options = options if shutil.which("make") else ("-G", "Ninja", *options)
         for command in (
             ["-S", ROOT, "-B", folder, *options],
             ["--build", folder, "--parallel", "2", "--target", *targets],

@@ -111,6 +111,13 @@ def available(name: str) -> Iterator[str]:
 on_every_backend = pytest.mark.parametrize("backend", dispatch.BACKENDS)
 
 
+def needs_gpu_memory(gib: float) -> None:
+    """Skip where the GPU has less memory free."""
+    free = torch.cuda.mem_get_info()[0] / 2**30 if torch.cuda.is_available() else 0.0
+    if free < gib:
+        pytest.skip(f"needs {gib:g} GiB of free GPU memory, there are {free:.1f}")
+
+
 def slow(backend: str) -> bool:
     """Triton's interpreter takes some 0.1 s per program: it gets fewer cases."""
     return backend == "triton" and not torch.cuda.is_available()

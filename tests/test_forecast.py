@@ -12,6 +12,7 @@ import spectral_kernels.dispatch.forecast as ops
 from reference import forecast as reference
 from spectral_kernels.dispatch import backend, missing
 from spectral_kernels.forecast import chebyshev_forecast, chebyshev_weights, forecast
+from tests.cases import needs_gpu_memory
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # On a GPU the features lie there, where the compiled CPU core has nothing to say.
@@ -318,6 +319,7 @@ def test_cuda_graph():
 
 @pytest.mark.gpu
 def test_more_than_2_to_the_31_elements():
+    needs_gpu_memory(20)
     size = 2**31 + 17
     features = [torch.zeros(size, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
     for h, value in zip(features, (3.0, 5.0), strict=True):
