@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Launches of the Triton backend: no setting changes a bit; what a GPU would refuse or mistake, seen without one."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -35,6 +41,7 @@ from triton.runtime.jit import JITFunction
 
 from spectral_kernels.kernels import haar, launch, noise, planes, pyramid
 
+ROOT = Path(__file__).parents[1]
 SIZES = (5, 17), (19, 35)  # no tile divides them; two to three tiles of 16, one to two of 32
 
 
@@ -267,3 +274,14 @@ def test_an_interpreter_that_fails_is_told(triton, numpy, fails):
     assert (why is not None) == fails
     if fails:
         assert "pip install 'triton>=3.7' or 'numpy<2.4'" in why
+
+
+def test_numbers_of_one_compile():
+    """They are constants to the compiler, and only to it."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.gpu_classes", "90"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["failed"] == {}
+    assert found["compiled"] >= 15

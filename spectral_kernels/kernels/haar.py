@@ -109,7 +109,7 @@ def haar(
     i_plane = tl.program_id(0).to(tl.int64)
     o_row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     o_column = (tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
-    h, w = size[0].to(tl.int64), size[1].to(tl.int64)
+    h, w = tl.cast(size[0], tl.int64), tl.cast(size[1], tl.int64)  # a side of 1 is a constant
     mask = (o_row < h) & (o_column < w)
     p_x = x + plane_offset(i_plane, per_sample, c2, x_strides)
     p_other = other + plane_offset(i_plane, per_sample, c2, other_strides)
@@ -163,7 +163,7 @@ def haar_noise(
     i_sample = i_plane // per_sample
     o_quad = (tl.program_id(1) * QUADS + tl.arange(0, QUADS)).to(tl.int64)[:, None]
     o_column = (tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
-    h, w = size[0].to(tl.int64), size[1].to(tl.int64)
+    h, w = tl.cast(size[0], tl.int64), tl.cast(size[1], tl.int64)  # a side of 1 is a constant
     p_x = x + plane_offset(i_plane, per_sample, c2, x_strides)
     p_out = out + plane_offset(i_plane, per_sample, c2, out_strides)
     seed = sample_seed(base_seed, seeds, i_sample, SEEDS)

@@ -56,7 +56,7 @@ def point(o_out, given, out):
     """Which two of `given` pixels an output pixel reads, and the weight of the second."""
     position = tl.maximum((2 * o_out + 1) * given - out, 0)
     left = position // (2 * out)
-    weight = (position % (2 * out)).to(tl.float64) / (2 * out).to(tl.float64)
+    weight = (position % (2 * out)).to(tl.float64) / tl.cast(2 * out, tl.float64)  # a side of 1 is a constant
     return left, tl.minimum(left + 1, given - 1), weight
 
 
