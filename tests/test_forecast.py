@@ -276,14 +276,18 @@ def test_opcheck(name):
     x = torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64, device=DEVICE)
     fit = (50.0, 2, 0.1, 0.5)
     with backend(name):
-        torch.library.opcheck(ops.forecast, (features, [], weights, torch.bfloat16))
-        torch.library.opcheck(ops.forecast, ([h.requires_grad_() for h in features], [], weights, torch.float32))
+        torch.library.opcheck(ops.forecast.default, (features, [], weights, torch.bfloat16))
+        torch.library.opcheck(
+            ops.forecast.default, ([h.requires_grad_() for h in features], [], weights, torch.float32)
+        )
         features = [h.detach() for h in features]
-        torch.library.opcheck(ops.forecast_out, (features, [], weights, torch.empty(2, 2, 20, device=DEVICE)))
-        torch.library.opcheck(ops.chebyshev_weights, (x, x[2:], *fit))
-        torch.library.opcheck(ops.chebyshev_forecast, (features, x, x[2:], *fit, torch.float16))
+        torch.library.opcheck(ops.forecast_out.default, (features, [], weights, torch.empty(2, 2, 20, device=DEVICE)))
+        torch.library.opcheck(ops.chebyshev_weights.default, (x, x[2:], *fit))
+        torch.library.opcheck(ops.chebyshev_forecast.default, (features, x, x[2:], *fit, torch.float16))
         row = torch.tensor([1.0, 0.5])
-        torch.library.opcheck(ops.update_moments, (torch.zeros(2, 40, device=DEVICE), features[0].view(-1), row))
+        torch.library.opcheck(
+            ops.update_moments.default, (torch.zeros(2, 40, device=DEVICE), features[0].view(-1), row)
+        )
 
 
 def test_compile_fullgraph_and_dynamic_batch():

@@ -59,7 +59,6 @@ def test_imports_become_relative(layout):
     assert layout.relative(source, ("dispatch", "planes.py")) == (
         "from .. import bases\nfrom ..exact import split\nimport torch\n"
     )
-    assert layout.relative('op("spectral_kernels::normal")\n', ("noise.py",)) == 'op("spectral_kernels_hub::normal")\n'
 
 
 def test_what_cannot_become_relative_is_refused(layout):

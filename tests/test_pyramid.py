@@ -345,12 +345,12 @@ def test_gradients_of_noising():
 def test_custom_ops_keep_torch_s_rules():
     x = torch.randn(2, 2, 6, 5, requires_grad=True)
     for resample in ("area", "bilinear"):
-        torch.library.opcheck(ops.split, (x, [3, 3], resample))
+        torch.library.opcheck(ops.split.default, (x, [3, 3], resample))
         coarse, detail = (y.detach().requires_grad_() for y in ops.split(x, [3, 3], resample))
-        torch.library.opcheck(ops.merge, (coarse, detail, resample, False))
-    torch.library.opcheck(ops.merge, (x.detach().clone().requires_grad_(), x, "none", True))
+        torch.library.opcheck(ops.merge.default, (coarse, detail, resample, False))
+    torch.library.opcheck(ops.merge.default, (x.detach().clone().requires_grad_(), x, "none", True))
     times = torch.full((2, 1), 0.5, dtype=torch.float64)
-    torch.library.opcheck(ops.noise_levels, ([x], times, None, None, 3, 0, "planes"))
+    torch.library.opcheck(ops.noise_levels.default, ([x], times, None, None, 3, 0, "planes"))
 
 
 @pytest.mark.parametrize("resample", RESAMPLES)

@@ -2,8 +2,8 @@
 """`python bindings/hub/layout.py OUT`: the library as a universal kernel package (Python and Triton) for `kernels`.
 
 `kernels.get_local_kernel(OUT)` and `kernels.get_kernel("owner/name")` load a package under a name of their own, beside
-an installed spectral_kernels. So imports become relative, and the custom ops get a namespace of their own; nothing else
-is changed. Commands and adapters stay behind: a kernel package is imported by frameworks, not run.
+an installed spectral_kernels. So imports become relative; nothing else is changed. Commands and adapters stay behind: a
+kernel package is imported by frameworks, not run.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Spectral resolution changes and feature forecasting for diffusion models, with t
 
 
 def relative(source: str, module: tuple[str, ...]) -> str:
-    """The source of `module` (its path below the package) with relative imports and ops named for the hub."""
+    """The source of `module` (its path below the package) with relative imports."""
     lines = source.splitlines(keepends=True)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import) and any(a.name.split(".")[0] == "spectral_kernels" for a in node.names):
@@ -48,7 +48,7 @@ def relative(source: str, module: tuple[str, ...]) -> str:
                 dots = "." * len(module)
                 line = lines[node.lineno - 1]
                 lines[node.lineno - 1] = line.replace(f"from {node.module} ", f"from {dots}{'.'.join(rest)} ", 1)
-    return re.sub(r'"spectral_kernels::', '"spectral_kernels_hub::', "".join(lines))
+    return "".join(lines)
 
 
 def lay_out(target: Path, repository: str = "spectral-kernels/spectral-kernels") -> Path:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.dispatch import _forced, choose
+from spectral_kernels.dispatch.operator import operator
 
 # Elements per block of the PyTorch backend. Accumulator and term (256 KiB) stay in a core's second-level cache, and
 # PyTorch runs a call on fewer than 32768 elements in the calling thread: no barrier between threads after every product
@@ -34,7 +35,7 @@ def on_device(times: Tensor) -> bool:
 # ---------------------------------------------------------------- weighted sum
 
 
-@torch.library.custom_op("spectral_kernels::forecast", mutates_args=())
+@operator("forecast")
 def forecast(features: Sequence[Tensor], exponents: Sequence[Tensor], weights: Tensor, dtype: torch.dtype) -> Tensor:
     """sum_k weights[g, k] features[k] for each g -> [G, *shape] in `dtype`."""
     out = _empty_output(features[-1], weights.shape[0], dtype)
@@ -47,7 +48,7 @@ def _(features: Sequence[Tensor], exponents: Sequence[Tensor], weights: Tensor, 
     return _empty_output(features[-1], weights.shape[0], dtype)
 
 
-@torch.library.custom_op("spectral_kernels::forecast_out", mutates_args={"out"})
+@operator("forecast_out", mutates=("out",))
 def forecast_out(features: Sequence[Tensor], exponents: Sequence[Tensor], weights: Tensor, out: Tensor) -> None:
     """`forecast` into a given tensor [G, *shape] of any strides."""
     likely = _empty_output(features[-1], weights.shape[0], out.dtype, device="meta")
@@ -232,7 +233,7 @@ def _dense(tensor: Tensor) -> bool:
 # ---------------------------------------------------------------- times on the device
 
 
-@torch.library.custom_op("spectral_kernels::chebyshev_weights", mutates_args=())
+@operator("chebyshev_weights")
 def chebyshev_weights(
     positions: Tensor, targets: Tensor, num_steps: float, degree: int, ridge: float, blend: float
 ) -> Tensor:
@@ -252,7 +253,7 @@ def _(positions: Tensor, targets: Tensor, num_steps: float, degree: int, ridge: 
     return torch.empty(targets.shape[0], positions.shape[0], dtype=torch.float32, device=positions.device)
 
 
-@torch.library.custom_op("spectral_kernels::chebyshev_forecast", mutates_args=())
+@operator("chebyshev_forecast")
 def chebyshev_forecast(
     features: Sequence[Tensor],
     positions: Tensor,
@@ -345,7 +346,7 @@ def _torch_weights(
 # ---------------------------------------------------------------- moments
 
 
-@torch.library.custom_op("spectral_kernels::update_moments", mutates_args={"moments"})
+@operator("update_moments", mutates=("moments",))
 def update_moments(moments: Tensor, feature: Tensor, row: Tensor) -> None:
     """moments[m] += row[m] * feature in float32, product and sum rounded apart; moments [P, F], feature [F], row
     [P]."""

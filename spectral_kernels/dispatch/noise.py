@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.dispatch import choose
+from spectral_kernels.dispatch.operator import operator
 
 
-@torch.library.custom_op("spectral_kernels::normal", mutates_args=())
+@operator("normal")
 def normal(
     shape: Sequence[int],
     base_seed: int | None,

@@ -18,10 +18,11 @@ from spectral_kernels import dispatch as backends
 from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import haar
 from spectral_kernels.dispatch.noise import normal
+from spectral_kernels.dispatch.operator import operator
 from spectral_kernels.dispatch.product import Operands, Product, canonical, flat, weights
 
 
-@torch.library.custom_op("spectral_kernels::plane_product", mutates_args=())
+@operator("plane_product")
 def plane_product(
     x: Tensor,
     other: Tensor | None,
@@ -83,7 +84,7 @@ def _drawn(product: Product, x: Tensor, base_seed: int | None, seeds: Tensor | N
     return noise
 
 
-@torch.library.custom_op("spectral_kernels::weigh_noise", mutates_args=())
+@operator("weigh_noise")
 def weigh_noise(e: Tensor, basis: str, fine: list[int], coarse: list[int], layout: str) -> Tensor:
     """E as the spectrum of an expansion counts it: 0 in the coarse corner, or faded in at a tapered edge."""
     weighed = torch.empty(e.shape, dtype=e.dtype, device=e.device)

@@ -15,11 +15,12 @@ from spectral_kernels import layouts
 from spectral_kernels.cached import cached
 from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import choose
+from spectral_kernels.dispatch.operator import operator
 
 _CHUNK = 1 << 17  # pixels per pass on a CPU: float64 temporaries stay in a core's second-level cache
 
 
-@torch.library.custom_op("spectral_kernels::pyramid_split", mutates_args=())
+@operator("pyramid_split")
 def split(x: Tensor, size: Sequence[int], resample: str) -> tuple[Tensor, Tensor]:
     """(down(x), x - up(down(x))) for resample "area" or "bilinear"; `x` [..., H, W], down at `size`."""
     coarse, detail = _split_outputs(x, size)
@@ -75,7 +76,7 @@ def _split_backward(ctx, grad_coarse: Tensor, grad_detail: Tensor):
 split.register_autograd(_split_backward, setup_context=_split_setup)
 
 
-@torch.library.custom_op("spectral_kernels::pyramid_merge", mutates_args=())
+@operator("pyramid_merge")
 def merge(coarse: Tensor, detail: Tensor, resample: str, subtract: bool) -> Tensor:
     """detail + up(coarse), or detail - up(coarse); with resample "none" both have the same size already."""
     out = detail.new_empty(detail.shape)
@@ -124,7 +125,7 @@ def _merge_backward(ctx, grad: Tensor):
 merge.register_autograd(_merge_backward, setup_context=_merge_setup)
 
 
-@torch.library.custom_op("spectral_kernels::pyramid_adjoint", mutates_args=())
+@operator("pyramid_adjoint")
 def adjoint(grad: Tensor, size: Sequence[int], resample: str, kind: str) -> Tensor:
     """The transpose of `kind` ("up" or "down") from planes of `size`, applied to float64 planes."""
     rows, columns = (_matrix(resample, kind, grad.shape[axis - 2], size[axis], grad.device) for axis in (0, 1))
@@ -136,7 +137,7 @@ def _(grad, size, resample, kind):
     return grad.new_empty([*grad.shape[:-2], *size])
 
 
-@torch.library.custom_op("spectral_kernels::noise_levels", mutates_args=())
+@operator("noise_levels")
 def noise_levels(
     levels: Sequence[Tensor],
     times: Tensor,
