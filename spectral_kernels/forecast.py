@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -63,12 +64,13 @@ def forecast(features: Sequence[Tensor], weights: Tensor | Sequence, *, out: Ten
     features = list(features)
     _check_features("forecast", features)
     weights = _check_weights("forecast", features, weights)
-    matrix = weights if weights.ndim == 2 else weights[None]
+    single = weights.ndim == 1
+    matrix = weights[None] if single else weights
     if out is None:
         result = ops.forecast(features, [], matrix, features[-1].dtype)
-        return result if weights.ndim == 2 else result[0]
+        return result[0] if single else result
     _check_out(features, weights, out)
-    ops.forecast_out(features, [], matrix, out if weights.ndim == 2 else out[None])
+    ops.forecast_out(features, [], matrix, out[None] if single else out)
     return out
 
 
@@ -116,7 +118,7 @@ def _check_features(op: str, features: list[Tensor]) -> None:
         if not isinstance(h, Tensor) or not h.is_floating_point():
             what = h.dtype if isinstance(h, Tensor) else type(h).__name__
             raise TypeError(f"{op}: features must be floating-point tensors, feature {k} is {what}")
-        if h.shape != first.shape or h.device != first.device:
+        if h is not first and (h.shape != first.shape or h.device != first.device):
             raise ValueError(
                 f"{op}: features must share one shape and device; feature 0 is {tuple(first.shape)} on "
                 f"{first.device}, feature {k} is "
@@ -125,8 +127,7 @@ def _check_features(op: str, features: list[Tensor]) -> None:
 
 
 def _check_weights(op: str, features: list[Tensor], weights: Tensor | Sequence) -> Tensor:
-    wide = any(h.dtype == torch.float64 for h in features)
-    kind = torch.float64 if wide else torch.float32
+    kind = torch.float64 if ops.wide(features) else torch.float32
     weights = weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float64)
     if weights.ndim not in (1, 2) or weights.shape[-1] != len(features) or weights.numel() == 0:
         raise ValueError(
@@ -138,9 +139,9 @@ def _check_weights(op: str, features: list[Tensor], weights: Tensor | Sequence) 
             f"{op}: weights must lie on the CPU or with the features on {features[0].device}, got {weights.device}"
         )
     if weights.device.type == "cpu" and not torch.compiler.is_compiling():
-        values = weights.flatten().tolist()  # on the host, looping over a few numbers is faster than a tensor op
-        if not all(map(math.isfinite, values)):
-            raise ValueError(f"{op}: weights must be finite, got {weights.tolist()}")
+        values = weights.tolist()  # on the host, looping over a few numbers is faster than a tensor op
+        if not all(map(math.isfinite, values if weights.ndim == 1 else chain.from_iterable(values))):
+            raise ValueError(f"{op}: weights must be finite, got {values}")
     return weights.to(kind)
 
 

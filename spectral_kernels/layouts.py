@@ -82,9 +82,8 @@ def view(x: Tensor, name: str, size: Sequence[int]) -> Tensor:
         lead = x.shape[:-2]
         if len(lead) > 3:
             x = x.reshape(lead[0], lead[1], -1, h, w)
-        elif len(lead) < 3:
-            x = x[(slice(None),) * len(lead) + (None,) * (3 - len(lead))]
-        return x[..., :, None, :, None]
+            lead = x.shape[:-2]
+        return x.view(*lead, *(1,) * (3 - len(lead)), h, 1, w, 1)
     batch, _, channels = x.shape
     if name == "tokens":
         return x.view(batch, h, w, channels).permute(0, 3, 1, 2)[:, :, None, :, None, :, None]

@@ -2,6 +2,7 @@
 // The Python side of the compiled core: arrays come in over DLPack, shapes are compared once more, nothing is computed.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -9,6 +10,7 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -30,7 +32,9 @@ namespace {
 
 using Array = nb::ndarray<nb::device::cpu>;
 using ReadOnly = nb::ndarray<nb::ro, nb::device::cpu>;
-using Weights = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Run = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;  // of elements, in any number of dimensions
+using Rows = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Weights = std::variant<Rows, std::array<double, 3>>;  // [1, 3] or [samples, 3], or three numbers for all samples
 using Seeds = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using SeedSource = std::variant<std::monostate, int64_t, Seeds>;
 using Tables = std::pair<const sk::Table*, const sk::Table*>;
@@ -108,15 +112,24 @@ void seeds_into(const SeedSource& seeds, int64_t samples, J& job) {
     }
 }
 
-int64_t weight_stride_of(const Weights& weights, const sk::Planes& out) {
-    const auto rows = static_cast<int64_t>(weights.shape(0));
-    if (weights.shape(1) != 3 || (rows != 1 && rows != out.samples)) wrong("weights must be [1, 3] or one row per sample");
-    return rows == 1 ? 0 : 3;
+// Gives the number of rows.
+template <class J>
+int64_t weights_into(const Weights& weights, J& job) {
+    if (const auto* one = std::get_if<std::array<double, 3>>(&weights)) {
+        job.weights = one->data();
+        return 1;
+    }
+    const Rows& rows = std::get<Rows>(weights);
+    const auto count = static_cast<int64_t>(rows.shape(0));
+    if (rows.shape(1) != 3 || (count != 1 && count != job.out.samples)) wrong("weights must be three numbers, [1, 3] or one row per sample");
+    job.weights = rows.data();
+    job.weight_stride = count == 1 ? 0 : 3;
+    return count;
 }
 
 void plane_product(Array out, ReadOnly x, std::optional<ReadOnly> other, Tables first, std::optional<Tables> second,
                    std::pair<int64_t, int64_t> corner, SeedSource seeds, uint32_t stream,
-                   Weights weights, int threads, bool spectral, const std::string& isa_name) {
+                   const Weights& weights, int threads, bool spectral, const std::string& isa_name) {
     sk::Job job;
     job.mode = first.first->folded().mode;
     job.out = planes_of(out, "out");
@@ -141,10 +154,9 @@ void plane_product(Array out, ReadOnly x, std::optional<ReadOnly> other, Tables 
         if (!other && std::holds_alternative<std::monostate>(seeds)) wrong("a second term needs other or seeds");
     }
     seeds_into(seeds, job.out.samples, job);
-    job.weights = weights.data();
-    job.weight_stride = weight_stride_of(weights, job.out);
+    const int64_t weight_rows = weights_into(weights, job);
     if (job.has_other && (job.other.rows != job.out.rows || job.other.columns != job.out.columns)) {
-        for (int64_t b = 0; b < static_cast<int64_t>(weights.shape(0)); ++b) {
+        for (int64_t b = 0; b < weight_rows; ++b) {
             if (job.weights[3 * b + 2] != 0) wrong("gamma needs other to be as large as out");
         }
     }
@@ -157,7 +169,7 @@ void plane_product(Array out, ReadOnly x, std::optional<ReadOnly> other, Tables 
 }
 
 void haar(Array out, ReadOnly x, std::optional<ReadOnly> other, const std::string& kind, const std::string& second,
-          SeedSource seeds, uint32_t stream, Weights weights, int threads, const std::string& isa_name) {
+          SeedSource seeds, uint32_t stream, const Weights& weights, int threads, const std::string& isa_name) {
     sk::Haar job;
     job.kind = kind_of(kind);
     job.out = planes_of(out, "out");
@@ -189,8 +201,7 @@ void haar(Array out, ReadOnly x, std::optional<ReadOnly> other, const std::strin
     }
     seeds_into(seeds, job.out.samples, job);
     job.stream = stream;
-    job.weights = weights.data();
-    job.weight_stride = weight_stride_of(weights, job.out);
+    weights_into(weights, job);
     const sk::Isa& isa = isa_of(isa_name);
     nb::gil_scoped_release unlocked;
     sk::haar(job, isa, threads);
@@ -246,7 +257,7 @@ void pyramid_merge(ReadOnly coarse, ReadOnly detail, Array out, const std::strin
 }
 
 void noise_levels(const std::vector<ReadOnly>& levels, const std::vector<Array>& noisy, const std::vector<Array>& velocities,
-                  Weights times, std::optional<nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>> mask,
+                  Rows times, std::optional<nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>> mask,
                   SeedSource seeds, uint32_t stream, int threads, const std::string& isa_name) {
     const std::size_t count = levels.size();
     if (count == 0 || noisy.size() != count || velocities.size() != count) wrong("there must be as many results as levels");
@@ -274,16 +285,14 @@ void noise_levels(const std::vector<ReadOnly>& levels, const std::vector<Array>&
     sk::noise_levels(jobs.data(), static_cast<int64_t>(count), isa, threads);
 }
 
-void update_moments(nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> moments, ReadOnly feature,
+void update_moments(nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> moments, Run feature,
                     nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> row, int threads,
                     const std::string& isa_name) {
     sk::Moments job;
     job.count = static_cast<int64_t>(moments.shape(0));
     job.size = static_cast<int64_t>(moments.shape(1));
     if (row.shape(0) != moments.shape(0)) wrong("row must have one factor per moment");
-    if (feature.ndim() != 1 || feature.shape(0) != moments.shape(1) || (job.size > 1 && feature.stride(0) != 1)) {
-        wrong("feature must be flat, contiguous and as long as a moment");
-    }
+    if (static_cast<int64_t>(feature.size()) != job.size) wrong("feature must be as long as a moment");
     job.moments = moments.data();
     job.feature = feature.data();
     job.dtype = dtype_of(feature.dtype());
@@ -314,7 +323,7 @@ void normal(Array out, std::variant<int64_t, Seeds> seeds, uint32_t stream, int 
     sk::draw(noise, isa, threads);
 }
 
-void forecast(Array out, const std::vector<ReadOnly>& features,
+void forecast(Array out, const std::vector<Run>& features,
               nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu> weights, int threads,
               const std::string& isa_name) {
     if (out.ndim() != 2 || features.empty()) wrong("out must be [targets, elements], and there must be a feature");
@@ -332,10 +341,8 @@ void forecast(Array out, const std::vector<ReadOnly>& features,
     job.weights = weights.data();
     std::vector<const void*> data;
     std::vector<sk::Dtype> dtypes;
-    for (const ReadOnly& feature : features) {
-        if (feature.ndim() != 1 || static_cast<int64_t>(feature.shape(0)) != job.size || (job.size > 1 && feature.stride(0) != 1)) {
-            wrong("features must be flat, contiguous and as long as out");
-        }
+    for (const Run& feature : features) {
+        if (static_cast<int64_t>(feature.size()) != job.size) wrong("features must be as long as out");
         data.push_back(feature.data());
         dtypes.push_back(dtype_of(feature.dtype()));
     }

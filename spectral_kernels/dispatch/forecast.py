@@ -32,6 +32,11 @@ def on_device(times: Tensor) -> bool:
     return times.device.type != "cpu" or _forced.get() == "triton"
 
 
+def wide(features: Sequence[Tensor]) -> bool:
+    """Whether the sum is taken in float64."""
+    return torch.float64 in {h.dtype for h in features}
+
+
 # ---------------------------------------------------------------- weighted sum
 
 
@@ -104,16 +109,17 @@ def _into(features: Sequence[Tensor], exponents: Sequence[Tensor], weights: Tens
     if out.numel() == 0:
         return
     tables = _laid_out(features)
-    result = out.as_strided((weights.shape[0], tables[-1].numel()), (tables[-1].numel(), 1))
+    size = tables[-1].numel()
+    result = out.as_strided((weights.shape[0], size), (size, 1))
     name = choose(out)
     if name == "triton":
         from spectral_kernels.kernels import forecast as kernels
 
         kernels.forecast(tables, exponents, weights, result)
-    elif name == "native" and not exponents and not any(h.dtype == torch.float64 for h in features):
+    elif name == "native" and not exponents and not wide(features):
         from spectral_kernels.dispatch import native
 
-        native.forecast([_flat(h) for h in tables], weights, result)
+        native.forecast([h if h.is_contiguous() else _flat(h) for h in tables], weights, result)
     else:
         _torch_forecast([_flat(h) for h in tables], exponents, weights, result)
 
@@ -122,7 +128,7 @@ def _torch_forecast(features: list[Tensor], exponents: Sequence[Tensor], weights
     """Block by block, so that the accumulator stays in cache; product and sum are two torch calls, hence two
     roundings."""
     device = out.device
-    kind = torch.float64 if any(h.dtype == torch.float64 for h in features) else torch.float32
+    kind = torch.float64 if wide(features) else torch.float32
     rows = weights.to(kind).tolist() if weights.device.type == "cpu" else [row.unbind(0) for row in weights.to(kind)]
 
     def work(begin: int, end: int, block: int) -> None:
@@ -266,7 +272,7 @@ def chebyshev_forecast(
 ) -> Tensor:
     """`forecast` with `chebyshev_weights` made in the same launch -> [G, *shape] in `dtype`."""
     out = _empty_output(features[-1], targets.shape[0], dtype)
-    if out.numel() and choose(out) == "triton" and not any(h.dtype == torch.float64 for h in features):
+    if out.numel() and choose(out) == "triton" and not wide(features):
         from spectral_kernels.kernels import forecast as kernels
 
         tables = _laid_out(features)

@@ -218,25 +218,8 @@ def _native(product: Product, operands: Operands) -> None:
     """The compiled core takes tables, weights and views as they are."""
     from spectral_kernels.dispatch import native
 
-    out, x, other, seeds, times, base_seed, t = operands
-    source = base_seed if seeds is None else seeds
-    rows = weights(product.formula, product.part, t if times is None else times, product.ratio)
-    if times is None:
-        table = torch.tensor([rows], dtype=torch.float64, device="cpu")
-    else:
-        table = torch.stack([torch.as_tensor(row) for row in rows], 1)
-    if product.local:
-        native.haar(out, x, other, product.kind, product.second, source, product.stream, table)
-        return
-    native.plane_product(
-        out,
-        x,
-        other,
-        product.names(product.kind),
-        product.names(product.second) if product.second else None,
-        product.coarse if product.masked else (0, 0),
-        product.mode(x),
-        source,
-        product.stream,
-        table,
-    )
+    given = operands.t if operands.times is None else operands.times
+    rows = weights(product.formula, product.part, given, product.ratio)
+    if operands.times is not None:
+        rows = torch.stack([torch.as_tensor(row) for row in rows], 1)
+    (native.haar if product.local else native.plane_product)(product, operands, rows)

@@ -119,14 +119,15 @@ def weights(formula: str, part: str, t: float | Tensor, ratio: float) -> tuple[f
     elif formula == "hold":
         gamma = 1.0 / t
         values = (one, -gamma, gamma)
+    elif formula == "expand":
+        # A number over a tensor is a reciprocal and a product in PyTorch, rounded twice: divide tensors.
+        values = ((zero + ratio) / u, t, zero)
+    elif formula == "fill":
+        values = (one, t, zero)
+    elif formula == "truncate":
+        values = (u / ratio, zero, zero)
     else:
-        values = {
-            # A number over a tensor is a reciprocal and a product in PyTorch, rounded twice: divide tensors.
-            "expand": ((zero + ratio) / u, t, zero),
-            "fill": (one, t, zero),
-            "truncate": (u / ratio, zero, zero),
-            "one": (one, zero, zero),
-        }[formula]
+        values = (one, zero, zero)
     if part == "first":
         return values[0], zero, zero
     if part == "second":
