@@ -8,6 +8,7 @@ to float32. For times on a GPU the Chebyshev weights are made there, with the sa
 import itertools
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -71,19 +72,7 @@ def chebyshev_weights(
         rows = ops.chebyshev_weights(x, goals, float(num_steps), degree, float(ridge), float(blend))
         return rows[0] if single else rows
     x, goals, single = _times("chebyshev_weights", steps, target, num_steps, sigmas)
-    lower = _factor(x, num_steps, degree, float(ridge))
-    basis = [_basis(v, num_steps, degree) for v in x]
-    rows = []
-    for goal in goals:
-        c = _solve(lower, _basis(goal, num_steps, degree))
-        row = []
-        for values, local in zip(basis, _line(x, goal), strict=True):
-            w = 0.0
-            for value, coefficient in zip(values, c, strict=True):
-                w = w + value * coefficient
-            row.append(blend * w + (1.0 - blend) * local)
-        rows.append(row)
-    return _tensor(rows, single)
+    return _tensor(_chebyshev(x, goals, float(num_steps), int(degree), float(ridge), float(blend)), single)
 
 
 def taylor_weights(
@@ -148,7 +137,7 @@ def reuse_weights(steps: Steps, target: Target, num_steps: int, *, sigmas: Seque
 def chebyshev_row(step: float, num_steps: int, degree: int, sigmas: Sequence[float] | None = None) -> Tensor:
     """phi(step) = [T_0, ..., T_degree] as float32: what one evaluation adds to the moments, per feature element."""
     (x,), _, _ = _times("chebyshev_row", [step], step, num_steps, sigmas)
-    return torch.tensor(_basis(x, num_steps, degree), dtype=torch.float64).to(torch.float32)
+    return torch.tensor(_basis(x, float(num_steps), degree), dtype=torch.float64).to(torch.float32)
 
 
 def moment_weights(
@@ -170,28 +159,24 @@ def moment_weights(
     """
     fit_options("moment_weights", num_steps, degree, ridge, blend)
     x, goals, single = _times("moment_weights", steps, target, num_steps, sigmas)
-    lower = _factor(x, num_steps, degree, float(ridge))
-    rows = []
-    for goal in goals:
-        c = _solve(lower, _basis(goal, num_steps, degree))
-        rows.append([blend * v for v in c] + [(1.0 - blend) * v for v in _line(x, goal)[-2:]])
-    return _tensor(rows, single)
+    return _tensor(_moments(x, goals, float(num_steps), int(degree), float(ridge), float(blend)), single)
 
 
 # ---------------------------------------------------------------- canonical arithmetic (float64, one operation at a
 # time)
 
 
-def _basis(x: float, num_steps: int, degree: int) -> tuple[float, ...]:
-    tau = 2.0 * x / float(num_steps) - 1.0
+def _basis(x: float, num_steps: float, degree: int) -> tuple[float, ...]:
+    tau = 2.0 * x / num_steps - 1.0
     row = [1.0, tau]
     while len(row) <= degree:
         row.append(2.0 * tau * row[-1] - row[-2])
     return tuple(row[: degree + 1])
 
 
-def _factor(x: Sequence[float], num_steps: int, degree: int, ridge: float) -> list[list[float]]:
-    """The Cholesky factor of Phi^T Phi + ridge I."""
+@lru_cache(maxsize=64)
+def _factor(x: tuple[float, ...], num_steps: float, degree: int, ridge: float) -> list[list[float]]:
+    """The Cholesky factor of Phi^T Phi + ridge I; the forecasts between two evaluations share it."""
     size = degree + 1
     gram = [[0.0] * size for _ in range(size)]
     for row in (_basis(v, num_steps, degree) for v in x):
@@ -230,6 +215,38 @@ def _solve(lower: list[list[float]], right: Sequence[float]) -> list[float]:
             y[a] = y[a] - lower[p][a] * y[p]
         y[a] = y[a] / lower[a][a]
     return y
+
+
+# Branches and blocks of a model ask for the same weights, and so does every further run of a schedule.
+@lru_cache(maxsize=1024)
+def _chebyshev(
+    x: tuple[float, ...], goals: tuple[float, ...], num_steps: float, degree: int, ridge: float, blend: float
+) -> list[list[float]]:
+    lower = _factor(x, num_steps, degree, ridge)
+    basis = [_basis(v, num_steps, degree) for v in x]
+    rows = []
+    for goal in goals:
+        c = _solve(lower, _basis(goal, num_steps, degree))
+        row = []
+        for values, local in zip(basis, _line(x, goal), strict=True):
+            w = 0.0
+            for value, coefficient in zip(values, c, strict=True):
+                w = w + value * coefficient
+            row.append(blend * w + (1.0 - blend) * local)
+        rows.append(row)
+    return rows
+
+
+@lru_cache(maxsize=1024)
+def _moments(
+    x: tuple[float, ...], goals: tuple[float, ...], num_steps: float, degree: int, ridge: float, blend: float
+) -> list[list[float]]:
+    lower = _factor(x, num_steps, degree, ridge)
+    rows = []
+    for goal in goals:
+        c = _solve(lower, _basis(goal, num_steps, degree))
+        rows.append([blend * v for v in c] + [(1.0 - blend) * v for v in _line(x, goal)[-2:]])
+    return rows
 
 
 def _line(x: Sequence[float], goal: float) -> list[float]:
@@ -273,8 +290,7 @@ def positions(steps: Sequence[float], num_steps: int, sigmas: Sequence[float] | 
 
 def _tensor(rows: Sequence[Sequence[float]], single: bool) -> Tensor:
     """Rounded once: from the float64 scalars to float32."""
-    matrix = torch.tensor([list(row) for row in rows], dtype=torch.float64).to(torch.float32)
-    return matrix[0] if single else matrix
+    return torch.tensor(rows[0] if single else rows, dtype=torch.float64).to(torch.float32)
 
 
 def _times(

@@ -70,6 +70,16 @@ def test_chebyshev_solves_the_augmented_least_squares(data):
     assert np.abs(actual - expected).max() <= 2.0**-24 * scale + 1e-12 * max(scale, 1)
 
 
+@pytest.mark.parametrize("target", [5, [5, 6]])
+@pytest.mark.parametrize("maker", [made.chebyshev_weights, made.moment_weights])
+def test_weights_belong_to_the_caller(maker, target):
+    """They are kept for the next call with the same numbers; what a caller does to them stays with the caller."""
+    weights = maker([0, 1, 3], target, 50)
+    expected = weights.clone()
+    weights.zero_()
+    assert_same_bits(maker([0, 1, 3], target, 50), expected)
+
+
 def test_ridge_zero_interpolates():
     """With degree + 1 steps and ridge 0 the fit passes through every feature: the forecast at the last step is it."""
     weights = made.chebyshev_weights([0, 3, 7, 12, 20], 20, 50, ridge=0.0, blend=1.0)
