@@ -105,13 +105,14 @@ def times(op: str, t, samples: int, device: torch.device, zero: bool = True) -> 
             raise ValueError(
                 f"{op}: t must be a float or hold one per sample ({samples}), got {t.dtype} {tuple(t.shape)}"
             )
-        if t.device.type == "cpu" and not torch.compiler.is_compiling():
-            for value in t.reshape(-1).tolist():
+        seen = t.device.type == "cpu" and not torch.compiler.is_compiling()
+        if seen:
+            for value in t.tolist() if t.ndim else [t.item()]:
                 _in_range(op, value, zero)
         elif t.device != device and t.device.type != "cpu":
             raise ValueError(f"{op}: t is on {t.device} and x on {device}; move one of them")
         t = t.to(device=device, dtype=torch.float64).expand(samples)
-        return None, torch.where((t >= 0) & (t <= 1), t, torch.nan)
+        return None, t.clone() if seen else torch.where((t >= 0) & (t <= 1), t, torch.nan)
     if isinstance(t, Sequence) and not isinstance(t, str):
         if len(t) != samples:
             raise ValueError(f"{op}: t must be a float or hold one per sample ({samples}), got {len(t)}")

@@ -306,7 +306,8 @@ def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision)
     y = plane_product(op, product, x, noise, seeds, times, base_seed, t=_scalar(time, times))
     original: Any = times if time is None else time
     if not align:
-        return Expanded(y, original)
+        # A copy of a tensor: the next call may share it.
+        return Expanded(y, original.clone() if isinstance(original, Tensor) else original)
     ratio = math.sqrt(fine[0] * fine[1] / (coarse[0] * coarse[1]))
     return Expanded(y, align_time(original, ratio)[0])
 

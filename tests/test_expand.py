@@ -161,6 +161,15 @@ def test_times_of_every_kind_are_their_numbers(backend):
     assert_same_bits(unaligned.x, reference.expand(array(x), (6, 8), 0.25, seed=1, align=False)[0])
 
 
+@pytest.mark.parametrize("t", [[0.25, 0.5], torch.tensor([0.25, 0.5], dtype=torch.float64)], ids=["list", "tensor"])
+def test_the_times_of_a_result_are_its_own(t):
+    """A list of times is kept for the next call with the same numbers, and a gradient may still need a tensor's."""
+    x = random((2, 1, 3, 4))
+    expected = dct_expand(x, 2, t=[0.25, 0.5], seed=1).x
+    dct_expand(x, 2, t=t, seed=1, align=False).t.zero_()
+    assert_same_bits(dct_expand(x, 2, t=t, seed=1).x, expected)
+
+
 def test_seeds_of_samples_count_up():
     x = random((3, 2, 5, 7))
     assert_same_bits(dct_expand(x, 2, t=0.5, seed=40).x, dct_expand(x, 2, t=0.5, seed=[40, 41, 42]).x)
