@@ -79,15 +79,15 @@ const char* sk_status_string(int32_t status) {
     switch (status) {
         case SK_OK: return "success";
         case SK_NULL_POINTER: return "a pointer that must not be null is null";
-        case SK_BAD_STRUCT: return "struct_size is not one this library knows; start from sk_default_*() or sk_contiguous()";
+        case SK_BAD_STRUCT: return "struct_size or a reserved field is not what this library knows; start from sk_default_*() or sk_contiguous()";
         case SK_UNKNOWN_ENUM: return "an enum value this library does not know";
         case SK_BAD_SIZE: return "a size is negative, zero or too large, or the coarse one does not lead to the fine one";
         case SK_BAD_PATCH: return "patch must be at least 1 and divide both sides of a plane";
         case SK_WRONG_SHAPE: return "an array does not have the plane size of the plan, or the batches differ";
         case SK_WRONG_DTYPE: return "the plan was made for another dtype; float64 needs a plan of its own";
         case SK_WRONG_PLAN: return "the plan was made for another operation";
-        case SK_MISALIGNED: return "data is not aligned to its element size";
-        case SK_OVERLAP: return "the output overlaps an input or itself";
+        case SK_MISALIGNED: return "an array, or times, seeds or weights, is not aligned to its element size";
+        case SK_OVERLAP: return "an output overlaps an input, another output or itself";
         case SK_BAD_TIME: return "t must be in [0, 1] (sk_lift: in (0, 1]), one of it or one per sample";
         case SK_BAD_SEED: return "seeds must be 0 <= seed < 2^63, also seed + sample; one of it or one per sample";
         case SK_NO_NOISE: return "t > 0 needs noise, either from seeds or from an array";
@@ -166,7 +166,7 @@ sk_status sk_expand(const sk_plan* plan, const sk_array* x, const double* t, int
     SK_TRY(usable(plan, {SK_EXPAND}));
     return guarded([&]() -> sk_status {
         Job job = job_of(*plan);
-        SK_TRY(checked_expand(plan->grids, x, t, t_count, noise, y, job));
+        SK_TRY(checked_expand(plan->grids, x, t, t_count, noise, y, aligned, job));
         const double ratio = plan->grids.ratio();
         std::vector<double> weights(3 * t_count);
         for (int64_t b = 0; b < t_count; ++b) {

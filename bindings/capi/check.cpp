@@ -100,19 +100,32 @@ sk_status checked(const sk_array* array, bool output, Planes& p) {
     return SK_OK;
 }
 
-sk_status apart(const Planes& output, const Planes& input) {
-    if (empty(output) || empty(input)) return SK_OK;
-    int64_t below[2], above[2];
-    span(output, below[0], above[0]);
-    span(input, below[1], above[1]);
-    const uintptr_t start[2] = {reinterpret_cast<uintptr_t>(output.data), reinterpret_cast<uintptr_t>(input.data)};
-    const bool disjoint = start[0] + above[0] <= start[1] + below[1] || start[1] + above[1] <= start[0] + below[0];
-    return disjoint ? SK_OK : SK_OVERLAP;
+Bytes::Bytes(const Planes& array) {
+    if (empty(array)) return;
+    int64_t below = 0, above = 0;
+    span(array, below, above);
+    const auto start = reinterpret_cast<uintptr_t>(array.data);
+    begin = start + static_cast<uintptr_t>(below);
+    end = start + static_cast<uintptr_t>(above);
 }
 
-sk_status checked_times(const double* t, int64_t count, int64_t samples, bool zero_allowed) {
-    if (!t) return SK_NULL_POINTER;
-    if (count != 1 && count != samples) return SK_BAD_TIME;
+sk_status apart(const Bytes& output, const Bytes& other) {
+    if (output.begin == output.end || other.begin == other.end) return SK_OK;
+    return output.end <= other.begin || other.end <= output.begin ? SK_OK : SK_OVERLAP;
+}
+
+sk_status checked_run(const void* numbers, int64_t count, int64_t width, Bytes& run) {
+    if (!numbers) return SK_NULL_POINTER;
+    run.begin = reinterpret_cast<uintptr_t>(numbers);
+    if (run.begin % static_cast<uintptr_t>(width) != 0) return SK_MISALIGNED;
+    if (count < 0 || count > kMost / width) return SK_BAD_SIZE;
+    run.end = run.begin + static_cast<uintptr_t>(count * width);
+    return run.end < run.begin ? SK_BAD_SIZE : SK_OK;
+}
+
+sk_status checked_times(const double* t, int64_t count, int64_t samples, bool zero_allowed, Bytes& run) {
+    if (t && count != 1 && count != samples) return SK_BAD_TIME;
+    SK_TRY(checked_run(t, count, run));
     for (int64_t b = 0; b < count; ++b) {
         if (!(t[b] >= 0 && t[b] <= 1) || (t[b] == 0 && !zero_allowed)) return SK_BAD_TIME;
     }
@@ -130,9 +143,9 @@ sk_status numbered(const sk_array& array) {
     return fits ? SK_OK : SK_BAD_SIZE;
 }
 
-sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples) {
-    if (!seeds) return SK_NULL_POINTER;
-    if (count != 1 && count != samples) return SK_BAD_SEED;
+sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples, Bytes& run) {
+    if (seeds && count != 1 && count != samples) return SK_BAD_SEED;
+    SK_TRY(checked_run(seeds, count, run));
     for (int64_t b = 0; b < count; ++b) {
         if (seeds[b] < 0) return SK_BAD_SEED;
     }
@@ -142,7 +155,7 @@ sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples) {
 
 sk_status checked_options(const sk_plan_options* options, Grids& grids) {
     if (!options) return SK_NULL_POINTER;
-    if (options->struct_size != static_cast<int64_t>(sizeof(sk_plan_options))) return SK_BAD_STRUCT;
+    if (options->struct_size != static_cast<int64_t>(sizeof(sk_plan_options)) || options->reserved != 0) return SK_BAD_STRUCT;
     if (options->operation < SK_EXPAND || options->operation > SK_LIFT || options->basis < SK_DCT || options->basis > SK_HAAR ||
         options->dtype < SK_FLOAT32 || options->dtype > SK_FLOAT64 || options->precision < SK_EXACT ||
         options->precision > SK_FAST) {
@@ -164,18 +177,20 @@ sk_status checked_options(const sk_plan_options* options, Grids& grids) {
 }
 
 sk_status checked_expand(const Grids& grids, const sk_array* x, const double* t, int64_t t_count, const sk_noise* noise,
-                         const sk_array* y, Job& job) {
+                         const sk_array* y, const double* aligned, Job& job) {
     SK_TRY(checked(y, true, job.out));
     SK_TRY(checked(x, false, job.x));
     SK_TRY(fits(grids, job.x, grids.coarse, nullptr));
     SK_TRY(fits(grids, job.out, grids.fine, &job.x));
     SK_TRY(apart(job.out, job.x));
     const int64_t samples = job.out.samples;
-    SK_TRY(checked_times(t, t_count, samples, true));
+    Bytes times, seeds;
+    SK_TRY(checked_times(t, t_count, samples, true, times));
+    SK_TRY(apart(job.out, times));
     bool needed = false;
     for (int64_t b = 0; b < t_count; ++b) needed = needed || t[b] > 0;
     if (noise) {
-        if (noise->struct_size != static_cast<int64_t>(sizeof(sk_noise))) return SK_BAD_STRUCT;
+        if (noise->struct_size != static_cast<int64_t>(sizeof(sk_noise)) || noise->reserved != 0) return SK_BAD_STRUCT;
         if (noise->values && noise->seeds) return SK_NO_NOISE;
         if (noise->values) {
             SK_TRY(checked(noise->values, false, job.other));
@@ -183,7 +198,9 @@ sk_status checked_expand(const Grids& grids, const sk_array* x, const double* t,
             SK_TRY(apart(job.out, job.other));
             job.has_other = true;
         } else if (noise->seeds) {
-            SK_TRY(checked_seeds(noise->seeds, noise->seed_count, samples));
+            SK_TRY(numbered(*y));
+            SK_TRY(checked_seeds(noise->seeds, noise->seed_count, samples, seeds));
+            SK_TRY(apart(job.out, seeds));
             if (noise->seed_count == 1) {
                 job.base_seed = noise->seeds[0];
             } else {
@@ -194,6 +211,12 @@ sk_status checked_expand(const Grids& grids, const sk_array* x, const double* t,
     }
     const bool given = noise && (noise->values || noise->seeds);
     if (needed && !given) return SK_NO_NOISE;
+    if (aligned) {
+        Bytes written;
+        SK_TRY(checked_run(aligned, t_count, written));
+        for (const Bytes& other : {Bytes(job.out), Bytes(job.x), Bytes(job.other), seeds}) SK_TRY(apart(written, other));
+        if (aligned != t) SK_TRY(apart(written, times));
+    }
     job.has_second = needed;
     job.corner_rows = grids.coarse[0];
     job.corner_columns = grids.coarse[1];
@@ -219,14 +242,18 @@ sk_status checked_lift(const Grids& grids, const sk_array* z, const sk_array* v,
     SK_TRY(apart(job.out, job.other));
     SK_TRY(apart(job.out, job.x));
     job.has_other = job.has_second = true;
-    return checked_times(t, t_count, job.out.samples, false);
+    Bytes times;
+    SK_TRY(checked_times(t, t_count, job.out.samples, false, times));
+    return apart(job.out, times);
 }
 
 sk_status checked_normal(const sk_array* y, const int64_t* seeds, int64_t seed_count, Planes& out) {
     SK_TRY(checked(y, true, out));
     if (y->patch != 1) return SK_BAD_PATCH;
     SK_TRY(numbered(*y));
-    return checked_seeds(seeds, seed_count, out.samples);
+    Bytes run;
+    SK_TRY(checked_seeds(seeds, seed_count, out.samples, run));
+    return apart(out, run);
 }
 
 sk_status checked_forecast(const void* const* features, int64_t count, const float* weights, int64_t targets, int64_t size,
@@ -235,6 +262,10 @@ sk_status checked_forecast(const void* const* features, int64_t count, const flo
     if (dtype < SK_FLOAT32 || dtype > SK_FLOAT64) return SK_UNKNOWN_ENUM;
     if (dtype == SK_FLOAT64) return SK_WRONG_DTYPE;
     if (count < 1 || targets < 0 || size < 0) return SK_BAD_SIZE;
+    Bytes table, factors;
+    SK_TRY(checked_run(features, count, table));
+    if (targets > kMost / count) return SK_BAD_SIZE;
+    SK_TRY(checked_run(weights, targets * count, factors));
     if (size == 0 || targets == 0) return SK_OK;
     // One run of `size` elements as the array it is: the same checks of size, alignment and overlap as everywhere.
     const auto run_of = [&](const void* data, int64_t rows) {
@@ -243,6 +274,8 @@ sk_status checked_forecast(const void* const* features, int64_t count, const flo
     Planes written;
     const sk_array target = run_of(out, targets);
     SK_TRY(checked(&target, true, written));
+    SK_TRY(apart(written, table));
+    SK_TRY(apart(written, factors));
     for (int64_t k = 0; k < count; ++k) {
         Planes read;
         const sk_array feature = run_of(features[k], 1);

@@ -35,12 +35,28 @@ int threads_of(int32_t asked);
 // Everything about one array that does not depend on others; fills `planes`.
 sk_status checked(const sk_array* array, bool output, Planes& planes);
 
-// SK_OVERLAP when the memory spans of two arrays touch.
-sk_status apart(const Planes& output, const Planes& input);
+// The memory from an array's first byte to its last, or of a run of numbers; empty when there are none.
+struct Bytes {
+    uintptr_t begin = 0, end = 0;
 
-sk_status checked_times(const double* t, int64_t count, int64_t samples, bool zero_allowed);
+    Bytes() = default;
+    Bytes(const Planes& array);
+};
 
-sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples);
+// SK_OVERLAP when the memory of an output and of something else touch.
+sk_status apart(const Bytes& output, const Bytes& other);
+
+// `count` numbers of `width` bytes one after the other: times, seeds, weights.
+sk_status checked_run(const void* numbers, int64_t count, int64_t width, Bytes& run);
+
+template <class T>
+sk_status checked_run(const T* numbers, int64_t count, Bytes& run) {
+    return checked_run(numbers, count, static_cast<int64_t>(sizeof(T)), run);
+}
+
+// One for all samples or one per sample.
+sk_status checked_times(const double* t, int64_t count, int64_t samples, bool zero_allowed, Bytes& run);
+sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples, Bytes& run);
 
 // What a plan is made for, on a CPU or a GPU.
 struct Grids {
@@ -52,9 +68,10 @@ struct Grids {
 
 sk_status checked_options(const sk_plan_options* options, Grids& grids);
 
-// The arrays of one call against a plan and against each other; they fill all of a job but tables and weights.
+// The arrays of one call against a plan and against each other; they fill all of a job but tables and weights. Null is
+// fine for `aligned`, and so is `t` itself.
 sk_status checked_expand(const Grids& grids, const sk_array* x, const double* t, int64_t t_count, const sk_noise* noise,
-                         const sk_array* y, Job& job);
+                         const sk_array* y, const double* aligned, Job& job);
 sk_status checked_single(const Grids& grids, const sk_array* x, const sk_array* y, bool down, Job& job);
 sk_status checked_lift(const Grids& grids, const sk_array* z, const sk_array* v, const double* t, int64_t t_count,
                        const sk_array* y, Job& job);

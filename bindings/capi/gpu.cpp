@@ -266,7 +266,7 @@ sk_status sk_gpu_expand(const sk_gpu_plan* plan, const sk_array* x, const double
     SK_TRY(usable(plan, {SK_EXPAND}));
     return guarded([&]() -> sk_status {
         Job job;
-        SK_TRY(checked_expand(plan->grids, x, t, t_count, noise, y, job));
+        SK_TRY(checked_expand(plan->grids, x, t, t_count, noise, y, aligned, job));
         // With ratio 1 the first weight is 1. Where every t is 0 any noise has the weight 0.
         const char* const operation = job.has_other ? "expand_tensor" : "expand_noise";
         SK_TRY(run(*plan, operation, job, {t, t_count, align ? plan->grids.ratio() : 1.0}, stream));

@@ -91,13 +91,21 @@ sk_status sk_noise_levels(const sk_array* levels, int64_t count, const double* t
             if (job.x.samples != jobs[0].x.samples) return SK_WRONG_SHAPE;
         }
         const int64_t samples = jobs[0].x.samples;
-        SK_TRY(checked_seeds(seeds, seed_count, samples));
+        Bytes inputs[3];
+        SK_TRY(checked_seeds(seeds, seed_count, samples, inputs[0]));
+        if (samples > INT64_MAX / count) return SK_BAD_SIZE;
+        SK_TRY(checked_run(times, samples * count, inputs[1]));
+        if (mask) SK_TRY(checked_run(mask, samples * count, inputs[2]));
         for (int64_t n = 0; n < samples * count; ++n) {
             if (!(times[n] >= 0 && times[n] <= 1)) return SK_BAD_TIME;
         }
-        // Every result apart from every level and from every other result.
+        // Every result apart from every input and from every other result.
         for (int64_t s = 0; s < count; ++s) {
             SK_TRY(apart(jobs[s].noisy, jobs[s].velocity));
+            for (const Bytes& input : inputs) {
+                SK_TRY(apart(jobs[s].noisy, input));
+                SK_TRY(apart(jobs[s].velocity, input));
+            }
             for (int64_t other = 0; other < count; ++other) {
                 for (const Planes* const written : {&jobs[s].noisy, &jobs[s].velocity}) {
                     SK_TRY(apart(*written, jobs[other].x));
@@ -123,10 +131,11 @@ sk_status sk_noise_levels(const sk_array* levels, int64_t count, const double* t
 
 sk_status sk_update_moments(float* moments, int64_t count, const void* feature, const float* row, int64_t size, int32_t dtype,
                             int32_t threads) {
-    if (!row) return SK_NULL_POINTER;
     if (dtype < SK_FLOAT32 || dtype > SK_FLOAT64) return SK_UNKNOWN_ENUM;
     if (dtype == SK_FLOAT64) return SK_WRONG_DTYPE;
     if (count < 0 || size < 0 || threads < 0) return SK_BAD_SIZE;
+    Bytes factors;
+    SK_TRY(checked_run(row, count, factors));
     if (count == 0 || size == 0) return SK_OK;
     Planes written, read;
     const sk_array to = sk_contiguous(moments, SK_FLOAT32, 1, 1, count, size);
@@ -134,6 +143,7 @@ sk_status sk_update_moments(float* moments, int64_t count, const void* feature, 
     SK_TRY(checked(&to, true, written));
     SK_TRY(checked(&from, false, read));
     SK_TRY(apart(written, read));
+    SK_TRY(apart(written, factors));
     return guarded([&] {
         update_moments({moments, feature, static_cast<Dtype>(dtype), row, count, size}, best_isa(), threads_of(threads));
         return SK_OK;

@@ -21,7 +21,8 @@
  *
  * Rules that hold for every function:
  *   - It returns an sk_status, never throws, never aborts, prints nothing. On any status but SK_OK no array was written.
- *   - Strides count elements and may be zero or negative for inputs. An output must not overlap an input or itself.
+ *   - Strides count elements and may be zero or negative for inputs. An output must not overlap an input or itself; times,
+ *     seeds, weights and masks are inputs too.
  *   - A plan does not change once made: any number of threads may use it at once. sk_plan_destroy is the exception.
  *   - Enums travel as int32_t, because a C++ enum that holds an unknown value is undefined; any number may be given.
  *   - Structs begin with struct_size, set by sk_default_*(), so that later versions can add fields at the end.
@@ -51,15 +52,15 @@ extern "C" {
 typedef enum sk_status {
     SK_OK = 0,
     SK_NULL_POINTER = 1,   /* a pointer that must not be null is null */
-    SK_BAD_STRUCT = 2,     /* struct_size is not one this library knows: start from sk_default_*() */
+    SK_BAD_STRUCT = 2,     /* struct_size is not one this library knows, or a reserved field is not 0: sk_default_*() */
     SK_UNKNOWN_ENUM = 3,   /* an enum value this library does not know */
     SK_BAD_SIZE = 4,       /* a size is negative, zero or too large, or the coarse one does not lead to the fine one */
     SK_BAD_PATCH = 5,      /* patch below 1, or a side that is not a multiple of it */
     SK_WRONG_SHAPE = 6,    /* an array does not have the plane size of the plan, or batches differ */
     SK_WRONG_DTYPE = 7,    /* float64 and other types mixed, or not what the plan was made for */
     SK_WRONG_PLAN = 8,     /* the plan was made for another operation */
-    SK_MISALIGNED = 9,     /* data is not aligned to its element size */
-    SK_OVERLAP = 10,       /* the output overlaps an input or itself */
+    SK_MISALIGNED = 9,     /* an array, or times, seeds or weights, is not aligned to its element size */
+    SK_OVERLAP = 10,       /* an output overlaps an input, another output or itself */
     SK_BAD_TIME = 11,      /* t is not in [0, 1] (for sk_lift: in (0, 1]), or there is neither one t nor one per sample */
     SK_BAD_SEED = 12,      /* a negative seed, seed + samples beyond 2^63, or neither one seed nor one per sample */
     SK_NO_NOISE = 13,      /* noise is needed where t > 0, from seeds or from an array, not both */
@@ -151,7 +152,7 @@ SK_API sk_noise sk_default_noise(void);
 
 /*
  * x [h, w] -> y [H, W]. `t` holds one coarse time, or one per sample, in [0, 1]. `noise` may be null when every t is 0.
- * `aligned` (may be null) receives t', as many as there are t. align = 0: kappa = 1, t' = t.
+ * `aligned` (may be null, or t itself) receives t', as many as there are t. align = 0: kappa = 1, t' = t.
  */
 SK_API sk_status sk_expand(const sk_plan *plan, const sk_array *x, const double *t, int64_t t_count, const sk_noise *noise,
                            int32_t align, const sk_array *y, double *aligned);

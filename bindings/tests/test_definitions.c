@@ -205,7 +205,7 @@ static void test_patches(void) {
 
 static void test_forecast(void) {
     enum { K = 3, G = 2, N = 1000 };
-    static float features[K][N], out[G][N];
+    static _Alignas(8) float features[K][N], out[G][N], kept[G][N];
     const float weights[G][K] = {{0.5f, -1.25f, 1.75f}, {0.1f, 0.2f, 0.7f}};
     const void *const runs[K] = {features[0], features[1], features[2]};
     uint64_t state = 11;
@@ -221,6 +221,7 @@ static void test_forecast(void) {
             EXPECT(out[g][i] == sum);
         }
     }
+    memcpy(kept, out, sizeof(out));
     EXPECT_STATUS(sk_forecast(NULL, K, &weights[0][0], G, N, SK_FLOAT32, out, 1), SK_NULL_POINTER);
     EXPECT_STATUS(sk_forecast(runs, K, NULL, G, N, SK_FLOAT32, out, 1), SK_NULL_POINTER);
     EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, SK_FLOAT32, NULL, 1), SK_NULL_POINTER);
@@ -230,6 +231,20 @@ static void test_forecast(void) {
     EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, SK_FLOAT64, out, 1), SK_WRONG_DTYPE);
     EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], 1, N, SK_FLOAT32, features[1], 1), SK_OVERLAP);
     EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], 1, N - 1, SK_FLOAT32, (char *)out + 1, 1), SK_MISALIGNED);
+    /* The weights and the table of features are inputs too. */
+    EXPECT_STATUS(sk_forecast(runs, K, &out[1][0], G, N, SK_FLOAT32, out, 1), SK_OVERLAP);
+    EXPECT_STATUS(sk_forecast((const void *const *)(const void *)out, K, &weights[0][0], G, N, SK_FLOAT32, out, 1), SK_OVERLAP);
+    EXPECT_STATUS(sk_forecast(runs, K, (const float *)(const void *)((const char *)weights + 2), 1, N, SK_FLOAT32, out, 1), SK_MISALIGNED);
+    EXPECT_STATUS(sk_forecast((const void *const *)(const void *)((const char *)runs + 4), 1, &weights[0][0], 1, N, SK_FLOAT32, out, 1),
+                  SK_MISALIGNED);
+    EXPECT_STATUS(sk_forecast(runs, INT64_MAX, &weights[0][0], G, N, SK_FLOAT32, out, 1), SK_BAD_SIZE);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], INT64_MAX, 0, SK_FLOAT32, out, 1), SK_BAD_SIZE);
+    const void *lost[K] = {features[0]};
+    EXPECT_STATUS(sk_forecast(lost, K, &weights[0][0], G, N, SK_FLOAT32, out, 1), SK_NULL_POINTER);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, -1, SK_FLOAT32, out, 1), SK_BAD_SIZE);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], -1, N, SK_FLOAT32, out, 1), SK_BAD_SIZE);
+    EXPECT_STATUS(sk_forecast(runs, K, &weights[0][0], G, N, SK_FLOAT32, out, -1), SK_BAD_SIZE);
+    EXPECT(memcmp(kept, out, sizeof(out)) == 0);
 }
 
 int main(void) {

@@ -9,7 +9,7 @@
 
 enum { SAMPLES = 2, PLANES = 3, h = 5, w = 7, H = 10, W = 14 };
 
-static float x[SAMPLES][PLANES][H][W], y[SAMPLES][PLANES][H][W], again[SAMPLES][PLANES][H][W], untouched[SAMPLES][PLANES][H][W];
+static _Alignas(8) float x[SAMPLES][PLANES][H][W], y[SAMPLES][PLANES][H][W], again[SAMPLES][PLANES][H][W], untouched[SAMPLES][PLANES][H][W];
 static float low[SAMPLES][PLANES][h][w], kept[SAMPLES][PLANES][h][w];
 static const int64_t seeds[SAMPLES] = {11, 12};
 
@@ -210,6 +210,8 @@ static void test_moments(void) {
     EXPECT_STATUS(sk_update_moments(to, M, feature, row, N, SK_FLOAT64, 1), SK_WRONG_DTYPE);
     EXPECT_STATUS(sk_update_moments(to, M, (char *)feature + 1, row, N - 1, SK_FLOAT16, 1), SK_MISALIGNED);
     EXPECT_STATUS(sk_update_moments(to, M, moments[2], row, N, SK_FLOAT32, 1), SK_OVERLAP);
+    EXPECT_STATUS(sk_update_moments(to, M, feature, &moments[1][7], N, SK_FLOAT32, 1), SK_OVERLAP);
+    EXPECT_STATUS(sk_update_moments(to, M, feature, (const float *)(const void *)((const char *)row + 1), N, SK_FLOAT32, 1), SK_MISALIGNED);
     EXPECT(memcmp(moments, before, sizeof(moments)) == 0);
     EXPECT_STATUS(sk_update_moments(NULL, 0, NULL, row, N, SK_FLOAT32, 1), SK_OK); /* nothing to do is no mistake */
 }
@@ -293,10 +295,11 @@ typedef struct {
     const double *p_times;
     int64_t count, seeds[2], seed_count;
     const int64_t *p_seeds;
+    const uint8_t *p_mask;
     int32_t threads;
 } noising;
 
-static float other[2][SAMPLES][PLANES][h][w], more[SAMPLES][PLANES][H][W];
+static _Alignas(8) float other[2][SAMPLES][PLANES][h][w], more[SAMPLES][PLANES][H][W];
 
 static void prepare(noising *c) {
     memset(c, 0, sizeof(*c));
@@ -320,7 +323,7 @@ static void prepare(noising *c) {
         noising c;                                                                                                            \
         prepare(&c);                                                                                                          \
         change;                                                                                                               \
-        EXPECT_STATUS(sk_noise_levels(c.p_levels, c.count, c.p_times, NULL, c.p_seeds, c.seed_count, 0, c.p_noisy,           \
+        EXPECT_STATUS(sk_noise_levels(c.p_levels, c.count, c.p_times, c.p_mask, c.p_seeds, c.seed_count, 0, c.p_noisy,       \
                                       c.p_velocities, c.threads),                                                             \
                       expected);                                                                                              \
         EXPECT(memcmp(y, untouched, sizeof(y)) == 0);                                                                         \
@@ -352,6 +355,16 @@ static void test_refused_noise(void) {
     NOT_NOISED(c.times[0][1] = NAN, SK_BAD_TIME);
     NOT_NOISED(c.seeds[0] = -1, SK_BAD_SEED);
     NOT_NOISED(c.seed_count = 3, SK_BAD_SEED);
+    /* Times, seeds and the mask are inputs too. */
+    NOT_NOISED(c.p_times = (const double *)(const void *)other[0], SK_OVERLAP);
+    NOT_NOISED(c.p_seeds = (const int64_t *)(const void *)&y[1][1][0][0], SK_OVERLAP);
+    NOT_NOISED(c.p_mask = (const uint8_t *)other[1] + 5, SK_OVERLAP);
+    NOT_NOISED(c.p_times = (const double *)(const void *)((const char *)c.times + 4), SK_MISALIGNED);
+    NOT_NOISED(c.p_seeds = (const int64_t *)(const void *)((const char *)c.seeds + 2), SK_MISALIGNED);
+    NOT_NOISED(for (int s = 0; s < 2; ++s) {
+        c.levels[s].planes = c.noisy[s].planes = c.velocities[s].planes = 0;
+        c.levels[s].samples = c.noisy[s].samples = c.velocities[s].samples = INT64_MAX;
+    }, SK_BAD_SIZE);
 }
 
 int main(void) {

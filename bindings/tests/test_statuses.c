@@ -9,7 +9,7 @@
 
 enum { h = 4, w = 5, H = 8, W = 10 };
 
-static float x[2][h][w], z[2][H][W], y[2][H][W], untouched[2][H][W];
+static _Alignas(8) float x[2][h][w], z[2][H][W], y[2][H][W], untouched[2][H][W];
 static int64_t seeds[2] = {1, 2};
 
 static sk_plan_options options_of(sk_operation operation) {
@@ -58,6 +58,7 @@ static void test_plans(void) {
     WITH(fine[0], INT64_MAX, SK_BAD_SIZE);
     WITH(fine[0], SK_MAX_SIDE + 1, SK_BAD_SIZE);
     WITH(threads, -1, SK_BAD_SIZE);
+    WITH(reserved, 1, SK_BAD_STRUCT);
 #undef WITH
 }
 
@@ -71,9 +72,11 @@ typedef struct {
     int64_t t_count;
     sk_noise noise;
     const sk_noise *p_noise;
+    double *p_aligned;
 } call;
 
 static sk_plan *plan;
+static double aligned[3];
 
 static void reset(call *c) {
     memset(c, 0, sizeof(*c));
@@ -90,9 +93,13 @@ static void reset(call *c) {
     c->noise.seeds = seeds;
     c->noise.seed_count = 1;
     c->p_noise = &c->noise;
+    c->p_aligned = aligned;
+    aligned[0] = aligned[1] = -1;
 }
 
-static sk_status run(const call *c) { return sk_expand(c->plan, c->p_in, c->p_t, c->t_count, c->p_noise, 1, c->p_out, NULL); }
+static sk_status run(const call *c) {
+    return sk_expand(c->plan, c->p_in, c->p_t, c->t_count, c->p_noise, 1, c->p_out, c->p_aligned);
+}
 
 #define REFUSED(change, expected)                           \
     do {                                                    \
@@ -101,7 +108,12 @@ static sk_status run(const call *c) { return sk_expand(c->plan, c->p_in, c->p_t,
         change;                                             \
         EXPECT_STATUS(run(&c), expected);                   \
         EXPECT(memcmp(y, untouched, sizeof(y)) == 0);       \
+        EXPECT(aligned[0] == -1 && aligned[1] == -1);       \
     } while (0)
+
+/* The same memory as numbers of another type; these bytes of y are small and positive as either. */
+static double *const y_times = (double *)(void *)y;
+static int64_t *const y_seeds = (int64_t *)(void *)y;
 
 static void test_expand(void) {
     REFUSED(c.plan = NULL, SK_NULL_POINTER);
@@ -149,6 +161,23 @@ static void test_expand(void) {
     REFUSED(c.noise.values = &c.values, SK_NO_NOISE); /* both */
     REFUSED((c.noise.seeds = NULL, c.noise.values = &c.values, c.values.rows = H - 1), SK_WRONG_SHAPE);
     REFUSED((c.noise.seeds = NULL, c.noise.values = &c.values, c.values.data = y), SK_OVERLAP);
+    REFUSED(c.noise.reserved = 1, SK_BAD_STRUCT);
+    /* Numbers beside the arrays: where they lie, and how many there can be. */
+    REFUSED(c.p_t = (const double *)(const void *)((const char *)c.t + 4), SK_MISALIGNED);
+    REFUSED(c.noise.seeds = (const int64_t *)(const void *)((const char *)seeds + 4), SK_MISALIGNED);
+    REFUSED(c.p_aligned = (double *)(void *)((char *)aligned + 4), SK_MISALIGNED);
+    REFUSED(c.p_t = y_times, SK_OVERLAP);
+    REFUSED(c.noise.seeds = y_seeds, SK_OVERLAP);
+    REFUSED(c.p_aligned = y_times + 3, SK_OVERLAP);
+    REFUSED(c.p_aligned = (double *)(void *)x, SK_OVERLAP);
+    REFUSED((c.noise.seeds = NULL, c.noise.values = &c.values, c.p_aligned = (double *)(void *)z), SK_OVERLAP);
+    REFUSED(c.p_aligned = (double *)(void *)seeds, SK_OVERLAP);
+    REFUSED((c.t_count = 2, c.p_aligned = c.t + 1), SK_OVERLAP); /* the second time would be lost */
+    /* More planes than the noise has numbers for; nothing of them is touched. */
+    REFUSED((c.in.samples = c.out.samples = 1, c.in.planes = c.out.planes = (INT64_C(1) << 32) + 1, c.in.data = (void *)64,
+             c.in.stride[1] = 0), SK_BAD_SIZE);
+    REFUSED((c.in.planes = c.out.planes = 0, c.in.samples = c.out.samples = c.t_count = INT64_MAX), SK_BAD_SIZE);
+    REFUSED((c.in.planes = c.out.planes = 0, c.in.samples = c.out.samples = c.noise.seed_count = INT64_MAX), SK_BAD_SIZE);
 
     call c;
     reset(&c);
@@ -158,6 +187,13 @@ static void test_expand(void) {
     reset(&c);
     EXPECT_STATUS(run(&c), SK_OK);
     EXPECT(memcmp(y, untouched, sizeof(y)) != 0);
+    EXPECT(aligned[0] > 0.5 && aligned[1] == -1);
+    c.t_count = 2;
+    c.p_aligned = c.t; /* in place */
+    EXPECT_STATUS(run(&c), SK_OK);
+    EXPECT(c.t[0] == aligned[0] && c.t[1] == aligned[0]);
+    c.t_count = 1;
+    c.p_aligned = NULL;
     c.p_noise = NULL;
     c.t[0] = 0;
     EXPECT_STATUS(run(&c), SK_OK);
@@ -190,8 +226,14 @@ static void test_others(void) {
     EXPECT_STATUS(sk_lift(lift, &low, &high, &t, 1, &out), SK_WRONG_SHAPE);
     EXPECT_STATUS(sk_lift(lift, NULL, &low, &t, 1, &out), SK_NULL_POINTER);
     EXPECT_STATUS(sk_lift(lift, &high, &low, &t, 1, &high), SK_OVERLAP);
+    memcpy(y, untouched, sizeof(y));
+    EXPECT_STATUS(sk_lift(lift, &high, &low, y_times, 1, &out), SK_OVERLAP);
+    EXPECT_STATUS(sk_lift(lift, &high, &low, (const double *)(const void *)((const char *)&t + 1), 1, &out), SK_MISALIGNED);
+    EXPECT_STATUS(sk_lift(lift, &high, &low, NULL, 1, &out), SK_NULL_POINTER);
+    EXPECT_STATUS(sk_lift(lift, &high, &low, &t, 3, &out), SK_BAD_TIME);
     t = 0;
     EXPECT_STATUS(sk_lift(lift, &high, &low, &t, 1, &out), SK_BAD_TIME);
+    EXPECT(memcmp(y, untouched, sizeof(y)) == 0);
     t = 1;
     EXPECT_STATUS(sk_lift(lift, &high, &low, &t, 1, &out), SK_OK);
     sk_plan_destroy(down);
@@ -208,7 +250,11 @@ static void test_others(void) {
     patched.stride[2] = 2 * W;
     patched.patch_stride[0] = 2;
     EXPECT_STATUS(sk_normal(&patched, seeds, 1, 0, 1), SK_BAD_PATCH);
+    memcpy(y, untouched, sizeof(y));
     EXPECT_STATUS(sk_normal(&out, seeds, 3, 0, 1), SK_BAD_SEED);
+    EXPECT_STATUS(sk_normal(&out, y_seeds, 1, 0, 1), SK_OVERLAP);
+    EXPECT_STATUS(sk_normal(&out, (const int64_t *)(const void *)((const char *)seeds + 1), 1, 0, 1), SK_MISALIGNED);
+    EXPECT(memcmp(y, untouched, sizeof(y)) == 0);
     EXPECT_STATUS(sk_normal(&out, seeds, 1, 0, -1), SK_BAD_SIZE);
     EXPECT_STATUS(sk_normal(&out, seeds, 2, 0, 0), SK_OK);
 }
