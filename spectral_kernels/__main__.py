@@ -94,7 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         choice = choices.add_parser(command.__name__, help=meaning, description=meaning)
         choice.set_defaults(run=command(choice))
     arguments = parser.parse_args(argv)
-    return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except OSError as error:  # a file that is not there, that is no picture, or that cannot be written
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -110,11 +110,19 @@ def sides(text: str) -> tuple[int, int]:
     return numbers[0], numbers[-1]
 
 
+def count(text: str) -> int:
+    """1, 2, 3, ..."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
+    return number
+
+
 def plan(parser: argparse.ArgumentParser) -> Run:
     """which steps of a model's run may go at which size: stages, levels, and what they save"""
     parser.add_argument("--model", choices=MODELS, default="flux.1")
     parser.add_argument("--size", type=sides, help="pixels, 1024 or HEIGHTxWIDTH; default: the model's usual")
-    parser.add_argument("--steps", type=int, help="default: the model's usual")
+    parser.add_argument("--steps", type=count, help="default: the model's usual")
     parser.add_argument("--delta", type=float, default=0.05, help="tolerated velocity error (default 0.05)")
     parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 1.0], help="growing, the last is 1")
     parser.add_argument("--schedule", choices=SCHEDULES, help="default: compare all three")
@@ -125,13 +133,13 @@ def plan(parser: argparse.ArgumentParser) -> Run:
         help="forecast features too: N steps are evaluated (default: windows of 2, 2.75, ..., 14 of 50), and some more "
         "after each transition",
     )  # fmt: skip
-    parser.add_argument("--rewarm", type=int, default=1, help="evaluations after a transition (default 1)")
+    parser.add_argument("--rewarm", type=count, default=1, help="evaluations after a transition (default 1)")
     parser.add_argument("--plot", type=Path, help="write levels against steps to this image (needs matplotlib)")
 
     def run(arguments: argparse.Namespace) -> int:
         model = MODELS[arguments.model]
-        law = PowerSpectrum.load(arguments.spectrum).fit() if arguments.spectrum else model.spectrum
         try:
+            law = PowerSpectrum.load(arguments.spectrum).fit() if arguments.spectrum else model.spectrum
             grid = model.grid(arguments.size or model.size)
             sizes = stage_sizes(grid, arguments.scales, multiple=model.multiple)
             levels = model.levels(grid, arguments.steps or model.steps)
@@ -159,8 +167,6 @@ def _evaluated(made: ResolutionSchedule, budget: int | None, rewarm: int) -> lis
     """The steps at which the model runs."""
     if budget is None:
         return list(range(made.num_steps))
-    if rewarm < 1:
-        raise ValueError(f"plan: rewarm must be at least 1, got {rewarm}; a history that begins anew is empty")
     begins = [stage.first_step for stage in made.stages[1:]]
     planned = evaluation_steps(made.num_steps, budget=budget or None)
     return with_beginnings(planned, begins, rewarm, made.num_steps)

@@ -263,7 +263,10 @@ class PowerSpectrum:
     @classmethod
     def load(cls, path: str | Path) -> "PowerSpectrum":
         """Read what `save` wrote. The fit is made anew from the exact totals."""
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError:  # not text, or not JSON
+            data = None
         if not isinstance(data, dict) or "state" not in data:
             raise ValueError(f"PowerSpectrum.load: {path} is not a spectrum that PowerSpectrum.save wrote")
         return cls.from_state(data["state"])

@@ -29,8 +29,25 @@ def test_help_names_every_command_and_its_meaning(capsys):
         assert f"{command.__name__} {command.__doc__.splitlines()[0]}" in printed
 
 
-@pytest.mark.parametrize("argv", [[], ["nonsense"], ["selftest", "--backend", "nonsense"]])
+NO_PICTURE, NOWHERE = __file__, "/no/such/file"
+WRONG_USE = [
+    [],
+    ["nonsense"],
+    ["selftest", "--backend", "nonsense"],
+    ["plan", "--steps", "0"],
+    ["plan", "--rewarm", "-1"],
+    ["plan", "--spectrum", NOWHERE],
+    ["plan", "--spectrum", NO_PICTURE],
+    ["plan", "--plot", f"{NOWHERE}/plan.png"],
+    ["spectrum", NOWHERE],
+    ["spectrum", NO_PICTURE],
+]
+
+
+@pytest.mark.parametrize("argv", WRONG_USE)
 def test_wrong_use_exits_with_2(argv, capsys):
+    pytest.importorskip("PIL", reason="reads pictures")
+    pytest.importorskip("matplotlib", reason="draws")
     with pytest.raises(SystemExit) as stop:
         main(argv)
     assert stop.value.code == 2

@@ -59,7 +59,7 @@ def test_plan_prints_which_steps_run_at_which_size(capsys):
     assert "take 6 to 27 evaluations, got budget = 3" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(SystemExit):
         main([*arguments, "--rewarm", "0"])
-    assert "rewarm must be at least 1, got 0" in capsys.readouterr().err
+    assert "--rewarm: 0 is not a number of at least 1" in capsys.readouterr().err
 
 
 def test_plan_compares_and_plots(capsys, tmp_path):

@@ -118,9 +118,10 @@ def test_file_round_trip(tmp_path):
     assert json.loads((tmp_path / "s.json").read_text())["power_law"]["exponent"] == spectrum.fit().exponent
     spectrum.plot(tmp_path / "s.png")
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
-    (tmp_path / "other.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match=r"load: .*other\.json is not a spectrum"):
-        PowerSpectrum.load(tmp_path / "other.json")
+    for other in ("[1, 2]", "no JSON"):
+        (tmp_path / "other.json").write_text(other)
+        with pytest.raises(ValueError, match=r"load: .*other\.json is not a spectrum"):
+            PowerSpectrum.load(tmp_path / "other.json")
     for totals in (["1"], [*spectrum.state()["totals"][:-1], "-1"]):
         with pytest.raises(ValueError, match="from_state: totals must be 23"):
             PowerSpectrum.from_state(spectrum.state() | {"totals": totals})
