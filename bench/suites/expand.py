@@ -28,6 +28,8 @@ SIZES = [
     ("wan-720p", (1, 336, 45, 80), (90, 160), torch.float32),
     # a pixel model
     ("pixel", (1, 3, 512, 512), (1024, 1024), torch.float32),
+    # nothing to compute: the way to the kernel and back
+    ("call", (1, 1, 4, 4), (8, 8), torch.float32),
 ]
 TINY = [("tiny", (2, 3, 5, 6), (9, 12), torch.float32), ("tiny-bf16", (1, 2, 4, 4), (8, 8), torch.bfloat16)]
 

@@ -25,6 +25,9 @@ SIZES = [
     ("flux-k8", 8, (4096, 3072), 1),
     ("flux-k14", 14, (4096, 3072), 1),
     ("flux-k8-g4", 8, (4096, 3072), 4),
+    # nothing to compute: the way to the kernel and back
+    ("call-k4", 4, (16, 16), 1),
+    ("call-k14", 14, (16, 16), 1),
 ]
 TINY = [("tiny", 3, (5, 7), 1), ("tiny-g2", 4, (8, 16), 2)]
 
