@@ -72,7 +72,7 @@ def chebyshev_weights(
         rows = ops.chebyshev_weights(x, goals, float(num_steps), degree, float(ridge), float(blend))
         return rows[0] if single else rows
     x, goals, single = _times("chebyshev_weights", steps, target, num_steps, sigmas)
-    return _tensor(_chebyshev(x, goals, float(num_steps), int(degree), float(ridge), float(blend)), single)
+    return _tensor(_kept(_chebyshev)(x, goals, float(num_steps), int(degree), float(ridge), float(blend)), single)
 
 
 def taylor_weights(
@@ -159,7 +159,7 @@ def moment_weights(
     """
     fit_options("moment_weights", num_steps, degree, ridge, blend)
     x, goals, single = _times("moment_weights", steps, target, num_steps, sigmas)
-    return _tensor(_moments(x, goals, float(num_steps), int(degree), float(ridge), float(blend)), single)
+    return _tensor(_kept(_moments)(x, goals, float(num_steps), int(degree), float(ridge), float(blend)), single)
 
 
 # ---------------------------------------------------------------- canonical arithmetic (float64, one operation at a
@@ -174,9 +174,8 @@ def _basis(x: float, num_steps: float, degree: int) -> tuple[float, ...]:
     return tuple(row[: degree + 1])
 
 
-@lru_cache(maxsize=64)
 def _factor(x: tuple[float, ...], num_steps: float, degree: int, ridge: float) -> list[list[float]]:
-    """The Cholesky factor of Phi^T Phi + ridge I; the forecasts between two evaluations share it."""
+    """The Cholesky factor of Phi^T Phi + ridge I."""
     size = degree + 1
     gram = [[0.0] * size for _ in range(size)]
     for row in (_basis(v, num_steps, degree) for v in x):
@@ -247,6 +246,11 @@ def _moments(
         c = _solve(lower, _basis(goal, num_steps, degree))
         rows.append([blend * v for v in c] + [(1.0 - blend) * v for v in _line(x, goal)[-2:]])
     return rows
+
+
+def _kept(made: Any) -> Any:
+    """The function with its memory; torch.compile, which can look into none, gets it without."""
+    return made.__wrapped__ if torch.compiler.is_compiling() else made
 
 
 def _line(x: Sequence[float], goal: float) -> list[float]:
