@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from spectral_kernels.kernels.launch import blocks, power_of_two
 from spectral_kernels.kernels.rounding import round_to
 
 
@@ -244,7 +245,7 @@ def forecast(
 ) -> None:
     """out[g] = sum_k weights[g, k] features[k]; features of F elements in one memory order, out [G, F]."""
     count, size = len(features), out.shape[1]
-    K = triton.next_power_of_2(count)
+    K = power_of_two(count)
     if K > MOST_POINTERS:
         raise ValueError(f"forecast: one launch takes at most {MOST_POINTERS} features, got {count}; bound the history")
     wide = any(h.dtype == torch.float64 for h in features)
@@ -258,7 +259,7 @@ def forecast(
             rows = weights[g : g + step].contiguous()
             values = tuple(v for row in rows.tolist() for v in [*row, *[0.0] * (K - count)]) if scalars else rows
             for start, stop in _spans(size):
-                forecast_kernel[(triton.cdiv(stop - start, launch.block),)](
+                forecast_kernel[(blocks(stop - start, launch.block),)](
                     _padded([_bytes(h) for h in features] if encoding else features, K),
                     _padded(exponents, K) if encoding else (),
                     values,
@@ -283,7 +284,7 @@ def update_moments(moments: Tensor, feature: Tensor, row: Tensor, launch: Launch
     scalars = row.device.type == "cpu"
     with torch.cuda.device_of(moments):
         for start, stop in _spans(feature.numel()):
-            update_moments_kernel[(triton.cdiv(stop - start, launch.block),)](
+            update_moments_kernel[(blocks(stop - start, launch.block),)](
                 moments,
                 feature,
                 tuple(row.tolist()) if scalars else row,
@@ -312,8 +313,8 @@ def chebyshev_weights(
             ridge,
             blend,
             P=degree + 1,
-            PP=triton.next_power_of_2(degree + 1),
-            KK=triton.next_power_of_2(positions.numel()),
+            PP=power_of_two(degree + 1),
+            KK=power_of_two(positions.numel()),
             num_warps=1,
             enable_fp_fusion=False,
         )
@@ -332,7 +333,7 @@ def chebyshev_forecast(
 ) -> None:
     """`forecast` with `chebyshev_weights` made inside, in the same launch."""
     count, size = len(features), out.shape[1]
-    K = triton.next_power_of_2(count)
+    K = power_of_two(count)
     if K > MOST_POINTERS:
         raise ValueError(
             f"chebyshev_forecast: one launch takes at most {MOST_POINTERS} features, got {count}; bound the history"
@@ -343,8 +344,7 @@ def chebyshev_forecast(
         for g in range(0, targets.numel(), step):
             goals = targets[g : g + step]
             for start, stop in _spans(size):
-                blocks = triton.cdiv(stop - start, launch.block)
-                chebyshev_forecast_kernel[(min(blocks, 8 * cores),)](
+                chebyshev_forecast_kernel[(min(blocks(stop - start, launch.block), 8 * cores),)](
                     _padded(features, K),
                     positions,
                     goals,
@@ -359,7 +359,7 @@ def chebyshev_forecast(
                     K=K,
                     G=goals.numel(),
                     P=degree + 1,
-                    PP=triton.next_power_of_2(degree + 1),
+                    PP=power_of_two(degree + 1),
                     BLOCK=launch.block,
                     num_warps=launch.num_warps,
                     enable_fp_fusion=False,

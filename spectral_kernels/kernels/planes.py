@@ -15,7 +15,15 @@ import triton.language as tl
 from torch import Tensor
 
 from spectral_kernels.kernels.exact import accumulate, grid_above, split, table_tile
-from spectral_kernels.kernels.launch import Tile, dot_precision, fused_side, fused_tile, pair_tile
+from spectral_kernels.kernels.launch import (
+    Tile,
+    blocks,
+    dot_precision,
+    fused_side,
+    fused_tile,
+    pair_tile,
+    power_of_two,
+)
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
 from spectral_kernels.kernels.rounding import round_to, widen
 
@@ -381,29 +389,29 @@ def launch(product, operands, tile: Tile | None = None) -> None:
     with torch.cuda.device_of(x):
         if max(*out_size, *x_size) <= fused_side(mode, x.device):
             tile = tile or fused_tile(mode, out_size, x_size)
-            fused[(planes, triton.cdiv(out_size[0], tile.rows))](
+            fused[(planes, blocks(out_size[0], tile.rows))](
                 out, x, added, seed_table, time_table, rows1, columns1, rows2, columns2, seed,
                 product.stream, t_pattern, ratio_pattern, *strides, out_size, x_size, other_size,
                 product.coarse, per_sample, x.shape[2],
                 ADD=add, MASKED=masked, SEEDS=seeds is not None, TIMES=times is not None,
                 BITS_ROWS1=bits[0], BITS_COLUMNS1=bits[1], BITS_ROWS2=bits[2], BITS_COLUMNS2=bits[3],
-                WIDTH1=max(16, triton.next_power_of_2(x_size[1])),
-                WIDTH2=max(16, triton.next_power_of_2(other_size[1])), **_settings(tile), **given, **names,
+                WIDTH1=max(16, power_of_two(x_size[1])),
+                WIDTH2=max(16, power_of_two(other_size[1])), **_settings(tile), **given, **names,
             )  # fmt: skip
             return
         tile = tile or pair_tile(mode)
         dtype = torch.float32 if mode == "fast" else torch.float64
         half1 = torch.empty((planes, out_size[0], x_size[1]), dtype=dtype, device=x.device)
         half2 = torch.empty((planes, out_size[0], other_size[1]), dtype=dtype, device=x.device) if second else half1
-        tiles1 = triton.cdiv(x_size[1], tile.columns)
-        tiles2 = triton.cdiv(other_size[1], tile.columns) if second else 0
-        rows[(planes, triton.cdiv(out_size[0], tile.rows), tiles1 + tiles2)](
+        tiles1 = blocks(x_size[1], tile.columns)
+        tiles2 = blocks(other_size[1], tile.columns) if second else 0
+        rows[(planes, blocks(out_size[0], tile.rows), tiles1 + tiles2)](
             half1, half2, x, added, seed_table, rows1, rows2, seed, product.stream, *strides[1:], out_size[0], x_size,
             other_size, product.coarse, per_sample, x.shape[2], tiles1,
             MASKED=masked, SEEDS=seeds is not None, BITS_ROWS1=bits[0], BITS_ROWS2=bits[2],
             **_settings(tile), **given,
         )  # fmt: skip
-        columns[(planes, triton.cdiv(out_size[0], tile.rows), triton.cdiv(out_size[1], tile.columns))](
+        columns[(planes, blocks(out_size[0], tile.rows), blocks(out_size[1], tile.columns))](
             out, half1, half2, added, time_table, columns1, columns2, t_pattern, ratio_pattern, strides[0], strides[2],
             out_size, x_size[1], other_size[1], per_sample, x.shape[2],
             ADD=add, TIMES=times is not None, BITS_COLUMNS1=bits[1], BITS_COLUMNS2=bits[3],
