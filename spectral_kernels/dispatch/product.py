@@ -64,9 +64,9 @@ class Product(NamedTuple):
             return "double"
         return "exact" if self.precision == "exact" else "fast"
 
-    def bits(self, table: Tensor) -> int:
-        """Bits per slice of the product with this table."""
-        return exact.bits_for(table.shape[-1])
+    def bits(self, length: int) -> int:
+        """Bits per slice of a product that sums over so many terms."""
+        return exact.bits_for(length)
 
     def names(self, kind: str) -> tuple[tuple[str, str, int, int], ...]:
         """What `bases` calls the row and the column table of one term."""

@@ -8,11 +8,12 @@ halves with that intermediate in memory. Tiles differ in size only: every sum is
 """
 
 import struct
+from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from spectral_kernels.kernels.exact import accumulate, grid_above, split, table_tile
 from spectral_kernels.kernels.launch import (
@@ -368,61 +369,77 @@ def launch(product, operands, tile: Tile | None = None) -> None:
     rows1, columns1 = product.tables(product.kind, mode, x.device)
     second = "noise" if operands.draws(product) else "tensor" if product.second and other is not None else ""
     rows2, columns2 = product.tables(product.second, mode, x.device) if second else (rows1, columns1)
-    out_size, x_size = _plane(out), _plane(x)
+    samples, outer, inner, height, patch, width, _ = x.shape
+    out_size, x_size = product.result, (height * patch, width * patch)
     other_size = product.fine if second or other is not None else x_size
-    planes, per_sample = x.shape[0] * x.shape[1] * x.shape[2], x.shape[1] * x.shape[2]
+    planes, per_sample = samples * outer * inner, outer * inner
     added = x if other is None else other
-    given = {
-        "MODE": mode,
-        "DOT": dot_precision(product.precision, torch.version.hip is not None, triton.knobs.runtime.interpret),
-        "PATCH": x.shape[4],
-        "SECOND": second,
-        "enable_fp_fusion": False,
-    }
-    masked, add = product.masked, product.adds and other is not None
-    bits = [product.bits(table) for table in (rows1, columns1, rows2, columns2)]
+    together = max(*out_size, *x_size) <= fused_side(mode, x.device)
+    tile = tile or (fused_tile(mode, out_size, x_size) if together else pair_tile(mode))
+    constants = _constants(product, mode, second, other is not None, patch, x_size, other_size, tile)
     t_pattern, ratio_pattern = struct.unpack("<2q", struct.pack("<2d", t, product.ratio))
-    names = {"FORMULA": product.formula, "PART": product.part}
     seed = 0 if base_seed is None else base_seed
     seed_table, time_table = x if seeds is None else seeds, x if times is None else times
-    strides = [view.stride() for view in (out, x, added)]
+    strides = out.stride(), x.stride(), added.stride()
+    row_tiles = blocks(out_size[0], tile.rows)
     with torch.cuda.device_of(x):
-        if max(*out_size, *x_size) <= fused_side(mode, x.device):
-            tile = tile or fused_tile(mode, out_size, x_size)
-            fused[(planes, blocks(out_size[0], tile.rows))](
+        if together:
+            fused[(planes, row_tiles)](
                 out, x, added, seed_table, time_table, rows1, columns1, rows2, columns2, seed,
                 product.stream, t_pattern, ratio_pattern, *strides, out_size, x_size, other_size,
-                product.coarse, per_sample, x.shape[2],
-                ADD=add, MASKED=masked, SEEDS=seeds is not None, TIMES=times is not None,
-                BITS_ROWS1=bits[0], BITS_COLUMNS1=bits[1], BITS_ROWS2=bits[2], BITS_COLUMNS2=bits[3],
-                WIDTH1=max(16, power_of_two(x_size[1])),
-                WIDTH2=max(16, power_of_two(other_size[1])), **_settings(tile), **given, **names,
+                product.coarse, per_sample, inner, SEEDS=seeds is not None, TIMES=times is not None, **constants[0],
             )  # fmt: skip
             return
-        tile = tile or pair_tile(mode)
         dtype = torch.float32 if mode == "fast" else torch.float64
         half1 = torch.empty((planes, out_size[0], x_size[1]), dtype=dtype, device=x.device)
         half2 = torch.empty((planes, out_size[0], other_size[1]), dtype=dtype, device=x.device) if second else half1
         tiles1 = blocks(x_size[1], tile.columns)
         tiles2 = blocks(other_size[1], tile.columns) if second else 0
-        rows[(planes, blocks(out_size[0], tile.rows), tiles1 + tiles2)](
+        rows[(planes, row_tiles, tiles1 + tiles2)](
             half1, half2, x, added, seed_table, rows1, rows2, seed, product.stream, *strides[1:], out_size[0], x_size,
-            other_size, product.coarse, per_sample, x.shape[2], tiles1,
-            MASKED=masked, SEEDS=seeds is not None, BITS_ROWS1=bits[0], BITS_ROWS2=bits[2],
-            **_settings(tile), **given,
+            other_size, product.coarse, per_sample, inner, tiles1, SEEDS=seeds is not None, **constants[1],
         )  # fmt: skip
-        columns[(planes, blocks(out_size[0], tile.rows), blocks(out_size[1], tile.columns))](
+        columns[(planes, row_tiles, blocks(out_size[1], tile.columns))](
             out, half1, half2, added, time_table, columns1, columns2, t_pattern, ratio_pattern, strides[0], strides[2],
-            out_size, x_size[1], other_size[1], per_sample, x.shape[2],
-            ADD=add, TIMES=times is not None, BITS_COLUMNS1=bits[1], BITS_COLUMNS2=bits[3],
-            **_settings(tile), **given, **names,
+            out_size, x_size[1], other_size[1], per_sample, inner, TIMES=times is not None, **constants[2],
         )  # fmt: skip
 
 
-def _settings(tile: Tile) -> dict[str, int]:
-    sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
-    return {**sizes, "num_warps": tile.warps, "num_stages": tile.stages}
-
-
-def _plane(view: Tensor) -> tuple[int, int]:
-    return view.shape[3] * view.shape[4], view.shape[5] * view.shape[6]
+@lru_cache(maxsize=256)
+def _constants(
+    product,
+    mode: str,
+    second: str,
+    given: bool,
+    patch: int,
+    x_size: tuple[int, int],
+    other_size: tuple[int, int],
+    tile: Tile,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What `fused`, `rows` and `columns` are compiled for, but for SEEDS and TIMES."""
+    shared = {
+        "MODE": mode,
+        "DOT": dot_precision(product.precision, torch.version.hip is not None, triton.knobs.runtime.interpret),
+        "PATCH": patch,
+        "SECOND": second,
+        "ROWS": tile.rows,
+        "COLUMNS": tile.columns,
+        "DEPTH": tile.depth,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        "enable_fp_fusion": False,
+    }
+    of_rows = {
+        "MASKED": product.masked,
+        "BITS_ROWS1": product.bits(x_size[0]),
+        "BITS_ROWS2": product.bits(other_size[0]),
+    }
+    of_columns = {
+        "ADD": product.adds and given,
+        "FORMULA": product.formula,
+        "PART": product.part,
+        "BITS_COLUMNS1": product.bits(x_size[1]),
+        "BITS_COLUMNS2": product.bits(other_size[1]),
+    }
+    widths = {"WIDTH1": max(16, power_of_two(x_size[1])), "WIDTH2": max(16, power_of_two(other_size[1]))}
+    return {**shared, **of_rows, **of_columns, **widths}, {**shared, **of_rows}, {**shared, **of_columns}
