@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
 
-# Bits of data below their grid: 16 more than float32 has, and 13 fewer than float64. So what is lost shows in one result
-# of some ten thousand, and any float64 algorithm with a bound on its error decides all but a few of these roundings.
-DATA_BITS = 40
+# Bits of data below their grid: 14 more than float32 has, 15 fewer than float64. What is lost shows in one result of some
+# thousands, and any float64 algorithm with a bound on its error decides all but a few of these roundings.
+DATA_BITS = 38
 
 
 def bits_for(length: int) -> int:
@@ -46,7 +46,7 @@ def split(values: Doubles, grid: Doubles, bits: int, slices: int = 2) -> list[Do
 
 
 def split_data(values: Doubles, grid: Doubles, bits: int) -> list[Doubles]:
-    """Two slices of data, which are first rounded to a multiple of grid 2^-40, ties to even."""
+    """Two slices of data, which are first rounded to a multiple of grid 2^-38, ties to even."""
     shift = 1.5 * 2.0 ** (52 - DATA_BITS) * grid
     return split((values + shift) - shift, grid, bits)
 
@@ -58,7 +58,7 @@ def exact_matmul(table: Doubles, data: Doubles, slices: int = 2) -> Doubles:
         result = d_0 + (d_1 + (d_2 + ...))                  s < slices
 
     `table` [m, K] has one grid; `data` [..., K, n] has one grid per column, the line that is summed over. Two slices are
-    for data, which are rounded to 40 bits first; three are for tables, and keep more than float64 has.
+    for data, which are rounded to 38 bits first; three are for tables, and keep more than float64 has.
     """
     bits = bits_for(table.shape[-1])
     tables = split(table, grid_above(np.abs(table).max(keepdims=True)), bits, slices)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-DATA_BITS = 40  # of data below their grid; reference/exact.py says why
+DATA_BITS = 38  # of data below their grid; reference/exact.py says why
 
 
 def bits_for(length: int) -> int:
@@ -46,7 +46,7 @@ def split(values: Tensor, grid: Tensor, bits: int, slices: int = 2) -> list[Tens
 
 
 def split_data(values: Tensor, dim: int, bits: int) -> list[Tensor]:
-    """Two slices of data, rounded to 40 bits below the grid of their line first."""
+    """Two slices of data, rounded to 38 bits below the grid of their line first."""
     grid = grid_of(values, dim)
     shift = grid * (1.5 * 2.0 ** (52 - DATA_BITS))
     kept = (values + shift).sub_(shift)

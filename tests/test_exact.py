@@ -73,14 +73,14 @@ def test_slices_add_up_and_lie_on_their_grids(values, bits):
 
 
 @given(st.lists(st.floats(-(2.0**100), 2.0**100, allow_subnormal=False), min_size=1, max_size=20), st.integers(20, 22))
-def test_data_are_the_nearest_multiple_of_the_last_of_forty_bits(values, bits):
+def test_data_are_the_nearest_multiple_of_the_last_of_their_bits(values, bits):
     column = np.array(values, np.float64)[:, None]
     grid = reference.grid_above(np.abs(column).max(axis=0, keepdims=True))
     high, low = reference.split_data(column, grid, bits)
-    unit = Fraction(float(grid[0, 0])) / 2**40
+    unit = Fraction(float(grid[0, 0])) / 2**38
     for value, h, t in zip(column[:, 0], high[:, 0], low[:, 0], strict=True):
         assert Fraction(h) + Fraction(t) == unit * round(Fraction(value) / unit)  # round() goes to even at a tie
-        assert abs(Fraction(t)) <= unit * 2 ** (39 - bits)
+        assert abs(Fraction(t)) <= unit * 2 ** (37 - bits)
     for part, expected in zip(exact.split_data(torch.from_numpy(column), 0, bits), (high, low), strict=True):
         assert_same_bits(part + 0.0, expected + 0.0)
 
@@ -136,7 +136,7 @@ def test_torch_gives_the_reference_bits_for_any_neighbours(length):
 def test_error_is_below_the_last_grid(length, slices):
     """Each factor is cut half a unit below its last slice, and the products of low slices are left out:
 
-    |error| <= length grid_A grid_Z (2^(-slices bits) (1/2 + 1/2 + (slices - 1) / 2) + 2^-41) + rounding of the additions
+    |error| <= length grid_A grid_Z (2^(-slices bits) (1/2 + 1/2 + (slices - 1) / 2) + 2^-39) + rounding of the additions
     """
     table, data = table_like(3, length), data_like(length, 2, 0)
     found = reference.exact_matmul(table, data, slices)
@@ -145,7 +145,7 @@ def test_error_is_below_the_last_grid(length, slices):
         for j in range(2):
             true = sum(Fraction(a) * Fraction(z) for a, z in zip(table[i], data[:, j], strict=True))
             grids = float(reference.grid_above(np.abs(table).max()) * reference.grid_above(np.abs(data[:, j]).max()))
-            lost = (slices + 1) / 2 * 2.0 ** (-slices * bits) + (2.0**-41 if slices == 2 else 0)
+            lost = (slices + 1) / 2 * 2.0 ** (-slices * bits) + (2.0**-39 if slices == 2 else 0)
             bound = length * grids * lost + abs(float(true)) * 2.0**-51
             assert abs(float(Fraction(found[i, j]) - true)) <= bound
 

@@ -22,6 +22,7 @@ struct sk_plan {
     int threads;
     const sk::Isa* isa;
     std::optional<sk::Table> first[2], second[2];
+    bool spectral = false;  // an expansion of tier "fast" by cosine transforms, see Job
 };
 
 namespace {
@@ -39,6 +40,7 @@ sk_status usable(const sk_plan* plan, std::initializer_list<sk_operation> operat
 Job job_of(const sk_plan& plan) {
     Job job;
     job.mode = plan.mode;
+    job.spectral = plan.spectral;
     if (plan.grids.local) return job;
     job.term[0] = {&plan.first[0]->folded(), &plan.first[1]->folded()};
     if (plan.second[0]) job.term[1] = {&plan.second[0]->folded(), &plan.second[1]->folded()};
@@ -146,12 +148,19 @@ sk_status sk_plan_create(sk_plan** out, const sk_plan_options* options) {
         plan->mode = options->dtype == SK_FLOAT64 ? Mode::f64 : options->precision == SK_FAST ? Mode::f32 : Mode::exact;
         plan->threads = threads_of(options->threads);
         plan->isa = &best_isa();
+        const bool factorised = plan->mode == Mode::f32 && options->basis == SK_DCT;
+        plan->spectral = factorised && plan->operation == SK_EXPAND;
         for (int axis = 0; axis < 2 && !grids.local; ++axis) {
             const auto build = [&](Kind kind, std::optional<Table>& table) {
+                if (factorised && (kind == Kind::analysis || kind == Kind::synthesis)) {
+                    const bool coarse = plan->spectral && kind == Kind::analysis;
+                    table.emplace(Table::fast_dct(Mode::f32, coarse ? grids.coarse[axis] : grids.fine[axis], kind == Kind::synthesis));
+                    return;
+                }
                 const Values values = table_values(static_cast<Basis>(options->basis), kind, grids.fine[axis], grids.coarse[axis]);
                 table.emplace(plan->mode, values.m, values.K, values.data.data());
             };
-            build(kFirst[plan->operation], plan->first[axis]);
+            build(plan->spectral ? Kind::analysis : kFirst[plan->operation], plan->first[axis]);
             if (plan->operation == SK_EXPAND || plan->operation == SK_LIFT) build(kSecond[plan->operation], plan->second[axis]);
         }
         *out = plan.release();
@@ -167,6 +176,7 @@ sk_status sk_expand(const sk_plan* plan, const sk_array* x, const double* t, int
     return guarded([&]() -> sk_status {
         Job job = job_of(*plan);
         SK_TRY(checked_expand(plan->grids, x, t, t_count, noise, y, aligned, job));
+        job.has_second = job.has_second || job.spectral;  // the one synthesis is the second term's
         const double ratio = plan->grids.ratio();
         std::vector<double> weights(3 * t_count);
         for (int64_t b = 0; b < t_count; ++b) {

@@ -76,12 +76,10 @@ struct Lanes {
     typedef T Type __attribute__((vector_size(Count * sizeof(T)), aligned(sizeof(T)), may_alias));
 };
 
-// 16 numbers at neighbouring addresses, four at a time: compilers leave such short loops scalar.
+// 16 numbers at neighbouring addresses.
 inline void widen_row(const float* from, double* to) {
-    for (int i = 0; i < kLanes; i += 4) {
-        *reinterpret_cast<Lanes<double, 4>::Type*>(to + i) =
-            __builtin_convertvector(*reinterpret_cast<const Lanes<float, 4>::Type*>(from + i), Lanes<double, 4>::Aligned);
-    }
+    constexpr int lanes = SK_VECTOR_BYTES / 8;
+    for (int i = 0; i < kLanes; i += lanes) *reinterpret_cast<Lanes<double, lanes>::Type*>(to + i) = doubles(from + i);
 }
 inline void widen_row(const float* from, float* to) { __builtin_memcpy(to, from, kLanes * sizeof(float)); }
 inline void widen_row(const double* from, double* to) { __builtin_memcpy(to, from, kLanes * sizeof(double)); }

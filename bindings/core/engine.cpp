@@ -10,249 +10,45 @@ namespace sk {
 namespace SK_ISA {
 namespace {
 
+#include "vectors.inl"
 #include "convert.inl"
 #include "address.inl"
 #include "noise.inl"
 
-template <class T>
-struct Vector {
-    typedef T Type __attribute__((vector_size(SK_VECTOR_BYTES)));
-};
-template <class T>
-using V = typename Vector<T>::Type;
-template <class T>
-constexpr int kVectors = kLanes * static_cast<int>(sizeof(T)) / SK_VECTOR_BYTES;
+int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-template <class T>
-inline V<T>* vectors(T* run) {
-    return reinterpret_cast<V<T>*>(run);
-}
-template <class T>
-inline const V<T>* vectors(const T* run) {
-    return reinterpret_cast<const V<T>*>(run);
-}
-template <class T>
-inline auto at(T* block, int64_t index) {
-    return vectors(block + index * kLanes);
+#include "product.inl"
+
+// One shuffle of the vectors a and b: their first halves (Part 0) or second halves (1) interleaved.
+template <int Part, class W>
+inline W interleaved(W a, W b) {
+    constexpr int count = sizeof(W) / sizeof(a[0]), h = Part * count / 2;
+    if constexpr (count == 2) return __builtin_shufflevector(a, b, h, h + 2);
+    if constexpr (count == 4) return __builtin_shufflevector(a, b, h, h + 4, h + 1, h + 5);
+    if constexpr (count == 8) return __builtin_shufflevector(a, b, h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11);
 }
 
-template <class T>
-inline void butterflies(const Butterfly* ops, int32_t count, T* slots) {
-    for (int32_t n = 0; n < count; ++n) {
-        V<T>* const p = at(slots, ops[n].p);
-        V<T>* const q = at(slots, ops[n].q);
-        for (int v = 0; v < kVectors<T>; ++v) {
-            const V<T> a = p[v], b = q[v];
-            p[v] = a + b;
-            q[v] = a - b;
-        }
-    }
-}
-
-// Data into the slots, and results out of them, where there is one slice only.
-template <class T>
-inline void enter(const Folded& table, const T* data, int64_t stride, T* slots) {
-    for (int32_t n = 0; n < table.door_in_count; ++n) {
-        const Door& door = table.doors_in[n];
-        for (int v = 0; v < kVectors<T>; ++v) {
-            const V<T> a = vectors(data + door.a * stride)[v];
-            if (door.q < 0) {
-                at(slots, door.p)[v] = a;
-                continue;
-            }
-            const V<T> b = vectors(data + door.b * stride)[v];
-            at(slots, door.p)[v] = a + b;
-            at(slots, door.q)[v] = a - b;
-        }
-    }
-}
-
-template <class T>
-inline void leave(const Folded& table, const T* slots, T* result) {
-    for (int32_t n = 0; n < table.door_out_count; ++n) {
-        const Door& door = table.doors_out[n];
-        for (int v = 0; v < kVectors<T>; ++v) {
-            const V<T> a = at(slots, door.p)[v];
-            if (door.q < 0) {
-                at(result, door.a)[v] = a;
-                continue;
-            }
-            const V<T> b = at(slots, door.q)[v];
-            at(result, door.a)[v] = a + b;
-            at(result, door.b)[v] = a - b;
-        }
-    }
-}
-
-// Rows of the data known to be zero at the start of a leaf, when no butterfly mixes them with others.
-inline int32_t zeros_of(const Folded& table, const Leaf& leaf, int64_t zero_rows) {
-    if (!table.source) return 0;
-    int32_t skip = 0;
-    while (skip < leaf.K && table.source[leaf.in + skip] < zero_rows) ++skip;
-    return skip;
-}
-
-// Bits of the largest magnitude in each lane: for numbers of one sign the order of the bits is that of the values.
-inline void largest(const double* data, int64_t stride, int64_t count, int64_t (&result)[kLanes]) {
-    using I = V<int64_t>;
-    I most[kVectors<double>] = {};
-    const I magnitude = I{} + INT64_MAX;
-    for (int64_t k = 0; k < count; ++k) {
-        for (int v = 0; v < kVectors<double>; ++v) {
-            const I bits = reinterpret_cast<I>(vectors(data + k * stride)[v]) & magnitude;
-            most[v] = bits > most[v] ? bits : most[v];
-        }
-    }
-    __builtin_memcpy(result, most, sizeof(result));
-}
-
-// 1.5 * 2^(52 - B) * grid, and the same with all bits of data for B; grid is the power of two above the largest magnitude,
-// 1 where that is zero.
-inline void shifts(const int64_t (&bits)[kLanes], int32_t width, double (&shift)[kLanes], double (&finest)[kLanes]) {
-    for (int i = 0; i < kLanes; ++i) {
-        const int64_t exponent = bits[i] == 0 ? 1023 : (bits[i] >> 52) + 1;
-        const int64_t coarse = ((exponent + 52 - width) << 52) | 0x8000000000000;
-        const int64_t fine = ((exponent + 52 - kDataBits) << 52) | 0x8000000000000;
-        __builtin_memcpy(shift + i, &coarse, 8);
-        __builtin_memcpy(finest + i, &fine, 8);
-    }
-}
-
-// Data become two slices; with one shift per lane both ways.
-template <class D>
-inline void cut(D& value, D& high, D& low, const D& shift, const D& finest) {
-    value = (value + finest) - finest;
-    high = (value + shift) - shift;
-    low = value - high;
-}
-
-// result = table times the block `data`, K rows of 16 that are `stride` apart, in float64 rounded where the slices meet; into `result` [m][16].
-// Returns false when the data hold a NaN or an infinity.
-bool product(const Folded& table, const double* data, int64_t stride, int64_t zero_rows, const Scratch& s, double* result) {
-    using D = V<double>;
-    using I = V<int64_t>;
-    const bool exact = table.mode == Mode::exact;
-    int64_t bits[kLanes];
-    largest(data, stride, table.K, bits);
-    bool finite = true;
-    for (int i = 0; i < kLanes; ++i) finite = finite && bits[i] < 0x7FF0000000000000;
-    if (!finite) return false;
-
-    bool one_slice = true;
-    if (exact) {
-        alignas(64) double shift[kLanes], finest[kLanes];
-        shifts(bits, table.bits, shift, finest);
-        I remains = {};
-        for (int32_t n = 0; n < table.door_in_count; ++n) {
-            const Door& door = table.doors_in[n];
-            for (int v = 0; v < kVectors<double>; ++v) {
-                const D c = *(at(shift, 0) + v), f = *(at(finest, 0) + v);
-                D a = vectors(data + door.a * stride)[v], high, low;
-                cut(a, high, low, c, f);
-                remains |= reinterpret_cast<I>(low);
-                if (door.q >= 0) {
-                    D b = vectors(data + door.b * stride)[v], other_high, other_low;
-                    cut(b, other_high, other_low, c, f);
-                    remains |= reinterpret_cast<I>(other_low);
-                    at(s.high, door.q)[v] = high - other_high;
-                    at(s.low, door.q)[v] = low - other_low;
-                    high += other_high;
-                    low += other_low;
-                }
-                at(s.high, door.p)[v] = high;
-                at(s.low, door.p)[v] = low;
-            }
-        }
-        for (int v = 0; v < SK_VECTOR_BYTES / 8; ++v) one_slice = one_slice && (remains[v] & INT64_MAX) == 0;
-    } else {
-        enter(table, data, stride, s.high);
-    }
-
-    butterflies(table.in_ops, table.in_count, s.high);
-    if (!one_slice) butterflies(table.in_ops, table.in_count, s.low);
-    for (int32_t n = 0; n < table.leaf_count; ++n) {
-        const Leaf& leaf = table.leaves[n];
-        const int64_t skip = zeros_of(table, leaf, zero_rows), in = leaf.in * kLanes, out = leaf.out * kLanes;
-        const double* const packed = table.packed + leaf.offset;
-        if (!exact) {
-            gemm(packed, s.high + in, leaf.K, leaf.m / kRowsPlain, skip, s.main + out);
-        } else if (one_slice) {
-            gemm_exact_one(packed, s.high + in, leaf.K, leaf.m / kRowsExact, skip, s.main + out, s.cross + out);
-        } else {
-            gemm_exact(packed, s.high + in, s.low + in, leaf.K, leaf.m / kRowsExact, skip, s.main + out, s.cross + out);
-        }
-    }
-    butterflies(table.out_ops, table.out_count, s.main);
-    if (exact) butterflies(table.out_ops, table.out_count, s.cross);
-    if (!exact) {
-        leave(table, s.main, result);
-        return true;
-    }
-    for (int32_t n = 0; n < table.door_out_count; ++n) {
-        const Door& door = table.doors_out[n];
-        for (int v = 0; v < kVectors<double>; ++v) {
-            const D m = at(s.main, door.p)[v], c = at(s.cross, door.p)[v];
-            if (door.q < 0) {
-                at(result, door.a)[v] = m + c;
-                continue;
-            }
-            const D other_m = at(s.main, door.q)[v], other_c = at(s.cross, door.q)[v];
-            at(result, door.a)[v] = (m + other_m) + (c + other_c);
-            at(result, door.b)[v] = (m - other_m) + (c - other_c);
-        }
-    }
-    return true;
-}
-
-bool product(const Folded& table, const float* data, int64_t stride, int64_t zero_rows, const Scratch& s, float* result) {
-    float *const slots = reinterpret_cast<float*>(s.high), *const out = reinterpret_cast<float*>(s.main);
-    enter(table, data, stride, slots);
-    V<int32_t> most = {};
-    for (int32_t k = 0; k < table.K * kVectors<float>; ++k) {
-        const V<int32_t> bits = reinterpret_cast<V<int32_t>>(vectors(slots)[k]) & INT32_MAX;
-        most = bits > most ? bits : most;
-    }
-    for (int v = 0; v < SK_VECTOR_BYTES / 4; ++v) {
-        if (most[v] >= 0x7F800000) return false;
-    }
-    butterflies(table.in_ops, table.in_count, slots);
-    rotate(table.rotations_in, table.rotations_in_count, slots);
-    for (int32_t n = 0; n < table.leaf_count; ++n) {
-        const Leaf& leaf = table.leaves[n];
-        gemm(table.packed_single + leaf.offset, slots + leaf.in * kLanes, leaf.K, leaf.m / kRowsPlain,
-             zeros_of(table, leaf, zero_rows), out + leaf.out * kLanes);
-    }
-    rotate(table.rotations_out, table.rotations_out_count, out);
-    butterflies(table.out_ops, table.out_count, out);
-    leave(table, out, result);
-    return true;
-}
-
-// An 8 x 8 tile: three rounds of interleaving row i with row i + 4.
-template <class T>
-inline void transpose8(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
-    typedef T W __attribute__((vector_size(8 * sizeof(T))));
-    typedef T Unaligned __attribute__((vector_size(8 * sizeof(T)), aligned(sizeof(T)), may_alias));
-    W a[8], b[8];
-    for (int i = 0; i < 8; ++i) a[i] = *reinterpret_cast<const Unaligned*>(from + i * from_stride);
-    for (int round = 0; round < 3; ++round) {
-        for (int i = 0; i < 4; ++i) {
-            b[2 * i] = __builtin_shufflevector(a[i], a[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-            b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
-        }
-        for (int i = 0; i < 8; ++i) a[i] = b[i];
-    }
-    for (int i = 0; i < 8; ++i) *reinterpret_cast<Unaligned*>(to + i * to_stride) = a[i];
-}
-
+// A square tile as wide as a vector, or 8: rounds of interleaving row i with the row half a tile on.
 template <class T>
 inline void transpose16(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
-    for (int i = 0; i < kLanes; i += 8) {
-        for (int j = 0; j < kLanes; j += 8) transpose8(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
+    constexpr int most = SK_VECTOR_BYTES / static_cast<int>(sizeof(T)), side = most < 8 ? most : 8;
+    using W = typename Lanes<T, side>::Aligned;
+    using Unaligned = typename Lanes<T, side>::Type;
+    for (int row = 0; row < kLanes; row += side) {
+        for (int column = 0; column < kLanes; column += side) {
+            W a[side], b[side];
+            for (int i = 0; i < side; ++i) a[i] = *reinterpret_cast<const Unaligned*>(from + (row + i) * from_stride + column);
+            for (int round = 1; round < side; round *= 2) {
+                for (int i = 0; i < side / 2; ++i) {
+                    b[2 * i] = interleaved<0>(a[i], a[i + side / 2]);
+                    b[2 * i + 1] = interleaved<1>(a[i], a[i + side / 2]);
+                }
+                for (int i = 0; i < side; ++i) a[i] = b[i];
+            }
+            for (int i = 0; i < side; ++i) *reinterpret_cast<Unaligned*>(to + (column + i) * to_stride + row) = a[i];
+        }
     }
 }
-
-int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
 #include "certified.inl"
 
@@ -261,7 +57,11 @@ void load_block(const Planes& p, int64_t plane, int64_t first, int64_t corner_ro
     const Run run = columns_from(p, first);
     const int64_t base = plane_offset(p, plane) + run.offset[0];
     reading(p, [&](const auto* data, auto read) {
-        for (int64_t i = 0; i < p.rows; ++i) load_row(data + base + row_offset(p, i), run, read, to + i * kLanes);
+        for (int64_t i = 0; i < p.rows; ++i) {
+            const auto* const row = data + base + row_offset(p, i);
+            __builtin_prefetch(row + kLanes);  // the next block's: a stride this long no hardware foresees
+            load_row(row, run, read, to + i * kLanes);
+        }
     });
     for (int64_t i = 0; i < corner_rows; ++i) {
         for (int lane = 0; lane < corner_lanes; ++lane) to[i * kLanes + lane] = 0;
@@ -294,115 +94,264 @@ const double* weights_of(const Job& job, int64_t plane) {
     return job.weights + job.weight_stride * (plane / (job.out.outer * job.out.inner));
 }
 
+// The data of a term's first product, columns [first, first + 16) of its plane, into `in` [rows][16]. Returns how many
+// rows at their beginning are zero.
 template <class T>
-bool rows_of(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, T* half, const T* spectrum) {
-    const Folded& table = *job.term[term].rows;
-    const int64_t first = block * kLanes;
-    T *const in = reinterpret_cast<T*>(s.in), *const result = reinterpret_cast<T*>(s.first);
-    int64_t zero_rows = 0;
+int64_t load_term(const Job& job, int term, int64_t plane, int64_t first, T* in, const T* spectrum) {
     if (term == 0) {
         load_block(job.x, plane, first, 0, 0, in);
-    } else {
-        const int64_t inside = job.corner_columns - first;
-        const int corner_lanes = static_cast<int>(inside < 0 ? 0 : inside < kLanes ? inside : kLanes);
-        if (job.has_other) {
-            load_block(job.other, plane, first, job.corner_rows, corner_lanes, in);
-        } else {
-            draw_block(job, plane, table.K, first, job.corner_rows, corner_lanes, in);
-        }
-        zero_rows = corner_lanes == kLanes && !job.spectral ? job.corner_rows : 0;
-        if (job.spectral) {
-            // The corner is replaced before the weight of the noise could touch it; a weight of zero hides any noise.
-            const T beta = static_cast<T>(weights_of(job, plane)[1]);
-            const int64_t width = padded(job.corner_columns);
-            for (int64_t i = 0; i < table.K; ++i) {
-                T* const row = in + i * kLanes;
-                for (int lane = 0; lane < kLanes; ++lane) row[lane] = beta == 0 ? T(0) : beta * row[lane];
-                if (i >= job.corner_rows) continue;
-                for (int lane = 0; lane < corner_lanes; ++lane) row[lane] = spectrum[i * width + first + lane];
-            }
-        }
+        return 0;
     }
-    if (!product(table, in, kLanes, zero_rows, s, result)) return false;
+    const int64_t inside = job.corner_columns - first, rows = job.term[term].rows->K;
+    const int corner_lanes = static_cast<int>(inside < 0 ? 0 : inside < kLanes ? inside : kLanes);
+    if (job.spectral && weights_of(job, plane)[1] == 0) {
+        clear(in, rows * kLanes);
+    } else if (job.has_other) {
+        load_block(job.other, plane, first, job.corner_rows, corner_lanes, in);
+    } else {
+        draw_block(job, plane, rows, first, job.corner_rows, corner_lanes, in);
+    }
+    if (!job.spectral) return corner_lanes == kLanes ? job.corner_rows : 0;
+    // The corner is replaced before the weight of the noise could touch it.
+    const T beta = static_cast<T>(weights_of(job, plane)[1]);
+    const int64_t width = padded(job.corner_columns);
+    for (int64_t i = 0; i < rows; ++i) {
+        T* const row = in + i * kLanes;
+        for (int lane = 0; lane < kLanes; ++lane) row[lane] = beta * row[lane];
+        if (i >= job.corner_rows) continue;
+        for (int lane = 0; lane < corner_lanes; ++lane) row[lane] = spectrum[i * width + first + lane];
+    }
+    return 0;
+}
+
+// Result [m][16] of a first product to where the second reads it.
+template <class T>
+void keep_rows(const Folded& table, int64_t first, T* result, T* half) {
     const int64_t height = padded(table.m);
     clear(result + table.m * kLanes, (height - table.m) * kLanes);
     for (int64_t i = 0; i < height; i += kLanes) transpose16(result + i * kLanes, kLanes, half + first * height + i, height);
+}
+
+template <class T>
+bool rows_plain(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, T* half, const T* spectrum) {
+    const Folded& table = *job.term[term].rows;
+    const int64_t first = block * kLanes;
+    T *const in = reinterpret_cast<T*>(s.in), *const result = reinterpret_cast<T*>(s.first);
+    const int64_t zero_rows = load_term(job, term, plane, first, in, spectrum);
+    if (!finite(in, table.K)) return false;
+    product(table, in, kLanes, zero_rows, s, result);
+    keep_rows(table, first, result, half);
     return true;
 }
 
-// Returns false when too much of a block cannot be settled by its certificate; without one it is always done.
+bool rows_exact(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, const Half& half, bool certified) {
+    const Folded& table = *job.term[term].rows;
+    const int64_t first = block * kLanes;
+    const int64_t zero_rows = load_term(job, term, plane, first, s.in, static_cast<const double*>(nullptr));
+    int64_t bits[kLanes];
+    largest(s.in, kLanes, table.K, bits);
+    bool all_finite = true;
+    for (int i = 0; i < kLanes; ++i) all_finite = all_finite && bits[i] < 0x7FF0000000000000;
+    if (!all_finite) return false;
+    Cut grids;
+    grids.set(bits, table.bits);
+    if (certified) {
+        first_certified(table, s.in, first, zero_rows, grids, s, half);
+    } else {
+        product_of_slices(table, s.in, kLanes, zero_rows, grids, s, s.first);
+        keep_rows(table, first, s.first, static_cast<double*>(half.product));
+    }
+    return true;
+}
+
+// Elements [first row, + lanes) x [j, j + 16) of E, as [column][row].
 template <class T>
-bool columns_with(const Job& job, int64_t plane, int64_t block, Scratch& s, const T* const half[2], Certificate* certificate) {
+void load_turned(const Planes& p, int64_t plane, int64_t first, int lanes, int64_t j, T* to) {
+    const Run run = columns_from(p, j);
+    alignas(64) T rows[kLanes * kLanes] = {};
+    reading(p, [&](const auto* data, auto read) {
+        data += plane_offset(p, plane) + run.offset[0];
+        for (int i = 0; i < lanes; ++i) load_row(data + row_offset(p, first + i), run, read, rows + i * kLanes);
+    });
+    transpose16(rows, kLanes, to, kLanes);
+}
+
+// A tile [column][row] of results into rows [first, first + lanes), columns [j, j + 16) of the output.
+template <class T>
+void store_turned(const Planes& p, int64_t plane, int64_t first, int lanes, int64_t j, const T* tile) {
+    const Run run = columns_from(p, j);
+    alignas(64) T rows[kLanes * kLanes];
+    transpose16(tile, kLanes, rows, kLanes);
+    writing<T>(p, [&](auto* data, auto write) {
+        data += plane_offset(p, plane) + run.offset[0];
+        for (int i = 0; i < lanes; ++i) store_row(data + row_offset(p, first + i), run, write, rows + i * kLanes);
+    });
+}
+
+template <class T>
+void columns_plain(const Job& job, int64_t plane, int64_t block, Scratch& s, const Half* halves) {
     const int64_t first = block * kLanes, height = padded(job.out.rows), width = padded(job.out.columns);
     const double* const weights = weights_of(job, plane);
     const T alpha = static_cast<T>(weights[0]), beta = static_cast<T>(weights[1]), gamma = static_cast<T>(weights[2]);
     const bool second = job.has_second && beta != 0 && !job.spectral, added = job.has_other && gamma != 0;
-    T* const y = reinterpret_cast<T*>(s.first);
-    T* const n = reinterpret_cast<T*>(s.second);
+    T *const y = reinterpret_cast<T*>(s.first), *const n = reinterpret_cast<T*>(s.second);
     for (int term = job.spectral ? 1 : 0; term <= (second || job.spectral ? 1 : 0); ++term) {
         const Folded& table = *job.term[term].columns;
         T* const result = term == 0 || job.spectral ? y : n;
-        const T* const data = half[term] + first;
-        if (certificate) {
-            Line& line = certificate->line[term];
-            line.table = &table;
-            line.data = reinterpret_cast<const double*>(data);
-            line.stride = height;
-            line.turned = term == 0 ? s.in : s.low;
-            approximate(s, reinterpret_cast<double*>(result), line);
-        } else {
-            product(table, data, height, 0, s, result);
-        }
+        product(table, static_cast<const T*>(halves[term].product) + first, height, 0, s, result);
         clear(result + table.m * kLanes, (width - table.m) * kLanes);
     }
-    const int64_t out_base = plane_offset(job.out, plane), other_base = added ? plane_offset(job.other, plane) : 0;
     const int lanes = static_cast<int>(job.out.rows - first < kLanes ? job.out.rows - first : kLanes);
-    alignas(64) T tile[kLanes * kLanes], extra[kLanes * kLanes];
+    alignas(64) T extra[kLanes * kLanes];
     for (int64_t j = 0; j < width; j += kLanes) {
         T* const part = y + j * kLanes;
+        if (added) load_turned(job.other, plane, first, lanes, j, extra);
         for (int k = 0; k < kLanes; ++k) {
             for (int v = 0; v < kVectors<T>; ++v) {
                 V<T>& value = at(part, k)[v];
                 if (second) value = value + beta * at(n, j + k)[v];
                 value = alpha * value;
-            }
-        }
-        transpose16(part, kLanes, tile, kLanes);
-        if (added) {
-            const Run run = columns_from(job.other, j);
-            reading(job.other, [&](const auto* data, auto read) {
-                data += other_base + run.offset[0];
-                for (int i = 0; i < lanes; ++i) load_row(data + row_offset(job.other, first + i), run, read, extra + i * kLanes);
-            });
-        }
-        for (int i = 0; i < lanes; ++i) {
-            for (int v = 0; v < kVectors<T>; ++v) {
-                V<T>& value = at(tile, i)[v];
-                if (added) value = value + gamma * at(extra, i)[v];
+                if (added) value = value + gamma * at(extra, k)[v];
                 value = value + T(0);
             }
         }
-        const Run run = columns_from(job.out, j);
-        if (certificate && !certificate->settle(reinterpret_cast<double*>(tile), lanes, j, run.count)) return false;
-        writing<T>(job.out, [&](auto* data, auto write) {
-            data += out_base + run.offset[0];
-            for (int i = 0; i < lanes; ++i) store_row(data + row_offset(job.out, first + i), run, write, tile + i * kLanes);
-        });
+        store_turned(job.out, plane, first, lanes, j, part);
     }
-    return true;
 }
 
-template <class T>
-void columns_of(const Job& job, int64_t plane, int64_t block, Scratch& s, const T* const half[2]) {
-    if (sizeof(T) == sizeof(double) && job.mode == Mode::exact) {
-        const double* const weights = weights_of(job, plane);
-        const bool second = job.has_second && weights[1] != 0, added = job.has_other && weights[2] != 0;
-        if (!added && sane(weights[0]) && (!second || sane(weights[1]))) {
-            Certificate certificate{weights[0], second ? weights[1] : 0, job.out.columns / 4, {}, false};
-            if (columns_with(job, plane, block, s, half, &certificate)) return;
-        }
+// Weights far from where float64 under- or overflows.
+bool sane(double weight) {
+    const double magnitude = weight < 0 ? -weight : weight;
+    return magnitude > 0x1p-100 && magnitude < 0x1p100;
+}
+
+// One element in `kShare` may be computed from its slices before a block is computed from slices as a whole: such an
+// element costs that many times what it costs in a block.
+constexpr int64_t kShare = 8;
+
+enum class Settled { done, first_products_open, results_open };
+
+using Floats = typename Lanes<float, SK_VECTOR_BYTES / 8>::Aligned;
+using Bits = typename Lanes<int32_t, SK_VECTOR_BYTES / 8>::Aligned;
+
+// The second products of a block of 16 rows, their weights, and how far y may lie from the contract's.
+struct Weighted {
+    double alpha = 0, beta = 0, gamma = 0;
+    bool by_slices = false;
+    const Folded* products[2] = {};  // whose exits lead from the slots to a result; by slices the rows lie in order
+    const double* slots[2] = {};
+    alignas(64) double error[kLanes] = {};
+
+    V<double> sum(int term, int64_t column, int v) const {
+        return by_slices ? at(slots[term], column)[v] : result_of(*products[term], slots[term], column, v);
     }
-    columns_with(job, plane, block, s, half, static_cast<Certificate*>(nullptr));
+
+    // y for columns [j, j + count), as float32 [column][row], and which bits of it the error leaves open.
+    template <bool Second, bool Added>
+    Bits tile(int64_t j, int count, const double* extra, float* to, Bits* open) const {
+        Bits any = {};
+        for (int k = 0; k < count; ++k) {
+            for (int v = 0; v < kVectors<double>; ++v) {
+                V<double> y = sum(0, j + k, v), doubt = at(error, 0)[v];
+                if (Second) y = y + beta * sum(1, j + k, v);
+                y = alpha * y;
+                if (Added) {
+                    // The rounding of this sum; those of the weights are in the error.
+                    y = y + gamma * at(extra, k)[v];
+                    if (!by_slices) doubt = doubt + 0x1p-51 * (y < 0 ? -y : y);
+                }
+                const Floats low = __builtin_convertvector((y - doubt) + 0.0, Floats), high = __builtin_convertvector((y + doubt) + 0.0, Floats);
+                reinterpret_cast<Floats*>(to + k * kLanes)[v] = low;
+                any |= open[k * kVectors<double> + v] = reinterpret_cast<Bits>(low) ^ reinterpret_cast<Bits>(high);
+            }
+        }
+        return any;
+    }
+};
+
+// Second products, weights and rounding. `certified` says whether the first products hold errors; with `by_slices` the
+// second ones do not.
+Settled columns_settled(const Job& job, int64_t plane, int64_t block, Scratch& s, const Half* halves, bool certified, bool by_slices) {
+    const int64_t first = block * kLanes, height = padded(job.out.rows), width = padded(job.out.columns);
+    const int lanes = static_cast<int>(job.out.rows - first < kLanes ? job.out.rows - first : kLanes);
+    const double* const weights = weights_of(job, plane);
+    Weighted y{weights[0], weights[1], weights[2], by_slices};
+    const bool second = job.has_second && y.beta != 0, added = job.has_other && y.gamma != 0;
+    double *const results[2] = {s.first, s.second}, *const turned[2] = {s.low, s.cross};
+    // One synthesis for both terms: the analysis of the first joins the noise of the second.
+    const Folded &up = *job.term[0].columns, *const fill = second ? job.term[1].columns : nullptr;
+    const bool joined = !by_slices && up.coarse && fill && fill->quick && fill->synthesis && fill->m == up.m;
+    Lines lines[2];
+    for (int term = 0; term < (second ? 2 : 1); ++term) {
+        const Folded& table = *job.term[term].columns;
+        int64_t left = lanes * table.K / kShare;
+        Lines& line = lines[term];
+        line.rows = job.term[term].rows;
+        line.columns = &table;
+        line.half = halves + term;
+        line.first = first;
+        line.height = height;
+        line.turned = turned[term];
+        line.certified = certified;
+        line.left = &left;
+        const Folded& product = joined && term == 0 ? *table.coarse : table.quick ? *table.quick : *table.plain;
+        const double rounding = joined && term == 0 ? table.coarse_rounding : table.quick ? table.quick_rounding : table.rounding;
+        const auto join = [&](int64_t k, V<double>(&z)[kVectors<double>]) {
+            if (!joined || term == 0) return;
+            for (int v = 0; v < kVectors<double>; ++v) {
+                z[v] = y.beta * z[v];
+                if (k < up.K) z[v] += result_of(*up.coarse, results[0], k, v);
+            }
+        };
+        if (!line.find_grids(lanes) || !line.enter_rounded(product, rounding, lanes, join, s.high)) return Settled::first_products_open;
+        double* const into = joined && term == 1 ? s.main : results[term];
+        if (by_slices) {
+            product_of_slices(table, line.data(), height, 0, line.grids, s, into);
+        } else {
+            between_doors(product, s.high, 0, into);
+            const double weight = y.alpha * (term == 0 ? 1 : y.beta);
+            for (int i = 0; i < lanes; ++i) y.error[i] += (weight < 0 ? -weight : weight) * line.error[i] * (1 + 0x1p-20);
+        }
+        y.products[joined ? 0 : term] = &product;
+        y.slots[joined ? 0 : term] = into;
+    }
+    const bool apart = second && !joined;
+
+    int64_t left = lanes * job.out.columns / kShare;
+    alignas(64) double extra[kLanes * kLanes];
+    alignas(64) float tile[kLanes * kLanes];
+    for (int64_t j = 0; j < width; j += kLanes) {
+        const int count = static_cast<int>(job.out.columns - j < kLanes ? job.out.columns - j : kLanes);
+        if (added) load_turned(job.other, plane, first, lanes, j, extra);
+        Bits open[kLanes * kVectors<double>];
+        const Bits any = apart ? added ? y.tile<true, true>(j, count, extra, tile, open) : y.tile<true, false>(j, count, extra, tile, open)
+                         : added ? y.tile<false, true>(j, count, extra, tile, open) : y.tile<false, false>(j, count, extra, tile, open);
+        clear(tile + count * kLanes, (kLanes - count) * kLanes);
+        for (int n = 0; nonzero(any) && n < count * kVectors<double>; ++n) {
+            if (!nonzero(open[n])) continue;
+            for (int i = 0; i < SK_VECTOR_BYTES / 8; ++i) {
+                const int place = n * (SK_VECTOR_BYTES / 8) + i, lane = place % kLanes;
+                if (open[n][i] == 0 || lane >= lanes) continue;
+                if (--left < 0) return Settled::results_open;
+                const int64_t column = j + place / kLanes;
+                double exact = lines[0].exact(lane, column);
+                if (second) exact = exact + y.beta * lines[1].exact(lane, column);
+                exact = y.alpha * exact;
+                if (added) exact = exact + y.gamma * extra[place];
+                tile[place] = static_cast<float>(exact + 0.0);
+            }
+        }
+        store_turned(job.out, plane, first, lanes, j, tile);
+    }
+    return Settled::done;
+}
+
+bool columns_exact(const Job& job, int64_t plane, int64_t block, Scratch& s, const Half* halves, bool certified) {
+    const double* const weights = weights_of(job, plane);
+    const bool by_slices = !sane(weights[0]) || (job.has_second && weights[1] != 0 && !sane(weights[1]));
+    Settled settled = columns_settled(job, plane, block, s, halves, certified, by_slices);
+    if (settled == Settled::results_open) settled = columns_settled(job, plane, block, s, halves, certified, true);
+    return settled == Settled::done;
 }
 
 template <class T>
@@ -415,23 +364,25 @@ void spectrum_of(const Job& job, int64_t block, Scratch& s, const T* half, T* sp
     for (int64_t j = 0; j < width; j += kLanes) transpose16(result + j * kLanes, kLanes, spectrum + first * width + j, width);
 }
 
-bool rows_entry(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, void* half, const void* spectrum) {
-    if (job.mode == Mode::f32) return rows_of(job, term, plane, block, s, static_cast<float*>(half), static_cast<const float*>(spectrum));
-    return rows_of(job, term, plane, block, s, static_cast<double*>(half), static_cast<const double*>(spectrum));
+bool rows_entry(const Job& job, int term, int64_t plane, int64_t block, Scratch& s, const Half& half, const void* spectrum, bool certified) {
+    if (job.mode == Mode::exact) return rows_exact(job, term, plane, block, s, half, certified);
+    if (job.mode == Mode::f32) return rows_plain(job, term, plane, block, s, static_cast<float*>(half.product), static_cast<const float*>(spectrum));
+    return rows_plain(job, term, plane, block, s, static_cast<double*>(half.product), static_cast<const double*>(spectrum));
 }
 
-void spectrum_entry(const Job& job, int64_t block, Scratch& s, const void* half, void* spectrum) {
-    if (job.mode == Mode::f32) return spectrum_of(job, block, s, static_cast<const float*>(half), static_cast<float*>(spectrum));
-    spectrum_of(job, block, s, static_cast<const double*>(half), static_cast<double*>(spectrum));
+void spectrum_entry(const Job& job, int64_t block, Scratch& s, const Half& half, void* spectrum) {
+    if (job.mode == Mode::f32) return spectrum_of(job, block, s, static_cast<const float*>(half.product), static_cast<float*>(spectrum));
+    spectrum_of(job, block, s, static_cast<const double*>(half.product), static_cast<double*>(spectrum));
 }
 
-void columns_entry(const Job& job, int64_t plane, int64_t block, Scratch& s, const void* const half[2]) {
+bool columns_entry(const Job& job, int64_t plane, int64_t block, Scratch& s, const Half* halves, bool certified) {
+    if (job.mode == Mode::exact) return columns_exact(job, plane, block, s, halves, certified);
     if (job.mode == Mode::f32) {
-        const float* const halves[2] = {static_cast<const float*>(half[0]), static_cast<const float*>(half[1])};
-        return columns_of(job, plane, block, s, halves);
+        columns_plain<float>(job, plane, block, s, halves);
+    } else {
+        columns_plain<double>(job, plane, block, s, halves);
     }
-    const double* const halves[2] = {static_cast<const double*>(half[0]), static_cast<const double*>(half[1])};
-    columns_of(job, plane, block, s, halves);
+    return true;
 }
 
 #define SK_TEXT_OF(name) #name

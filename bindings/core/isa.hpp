@@ -19,6 +19,8 @@ struct Merge;
 struct Moments;
 struct Noise;
 struct NoiseLevel;
+struct Half;
+template <class T>
 struct Rotation;
 struct Scratch;
 struct Split;
@@ -26,14 +28,16 @@ struct Split;
 struct Isa {
     const char* name;
     int vector_bytes;
-    // First product of a term (0 or 1) for the block of columns [16 block, 16 block + 16) of plane `plane`, into `half`,
-    // which holds [column][row] of the result. Returns false when it met a NaN or an infinity. A spectral job's second
-    // term takes its corner from `spectrum`.
-    bool (*rows)(const Job& job, int term, int64_t plane, int64_t block, Scratch& scratch, void* half, const void* spectrum);
+    // First product of a term (0 or 1) for the block of columns [16 block, 16 block + 16) of plane `plane`, into `half`.
+    // Returns false when it met a NaN or an infinity. A spectral job's second term takes its corner from `spectrum`. Exact:
+    // `certified` products are near the contract's, the others are equal to it and take three times as long.
+    bool (*rows)(const Job& job, int term, int64_t plane, int64_t block, Scratch& scratch, const Half& half, const void* spectrum,
+                 bool certified);
     // Spectral jobs: the second analysis, of rows [16 block, 16 block + 16) of half[0], into `spectrum` [row][column].
-    void (*spectrum)(const Job& job, int64_t block, Scratch& scratch, const void* half, void* spectrum);
-    // Second product of all terms, weights and rounding for the rows [16 block, 16 block + 16).
-    void (*columns)(const Job& job, int64_t plane, int64_t block, Scratch& scratch, const void* const half[2]);
+    void (*spectrum)(const Job& job, int64_t block, Scratch& scratch, const Half& half, void* spectrum);
+    // Second product of all terms, weights and rounding for the rows [16 block, 16 block + 16). Returns false, with nothing
+    // written, when certified first products leave too much open.
+    bool (*columns)(const Job& job, int64_t plane, int64_t block, Scratch& scratch, const Half* halves, bool certified);
     // Rows [4 group, 4 group + 4) of noise of the plane that begins at `base`.
     void (*noise)(const Noise& noise, uint64_t seed, int64_t base, uint32_t plane, int64_t group);
     // Elements [start, stop) of every target.
@@ -57,10 +61,12 @@ void gemm_exact(const double* table, const double* high, const double* low, int6
                 double* main, double* cross);
 void gemm_exact_one(const double* table, const double* high, int64_t K, int64_t panels, int64_t skip, double* main,
                     double* cross);
-void gemm_whole(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out);
 void gemm(const double* table, const double* data, int64_t K, int64_t panels, int64_t skip, double* out);
 void gemm(const float* table, const float* data, int64_t K, int64_t panels, int64_t skip, float* out);
-void rotate(const Rotation* steps, int64_t count, float* slots);
+double dot_exact(const float* high, const float* low, const float* data, int64_t length, double shift, double finest);
+double dot_exact(const float* high, const float* low, const double* data, int64_t length, double shift, double finest);
+void rotate(const Rotation<float>* steps, int64_t count, float* slots);
+void rotate(const Rotation<double>* steps, int64_t count, double* slots);
 
 // In local.cpp.
 void noise_rows(const Noise& noise, uint64_t seed, int64_t base, uint32_t plane, int64_t group);

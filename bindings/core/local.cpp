@@ -12,6 +12,7 @@ namespace sk {
 namespace SK_ISA {
 namespace {
 
+#include "vectors.inl"
 #include "convert.inl"
 #include "address.inl"
 #include "noise.inl"

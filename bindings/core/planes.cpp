@@ -28,22 +28,30 @@ class Buffers {
     Aligned<double> memory;
 };
 
+// Numbers of 8 bytes.
 struct Sizes {
     std::size_t slots = 0;    // largest number of slots or results, for one buffer of a scratch
-    std::size_t half[3] = {};  // elements between the products of each term, and of the spectrum
+    std::size_t half[2] = {}, data[2] = {}, bounds[2] = {};  // of each term, see Half
+    std::size_t spectrum = 0;
 
     explicit Sizes(const Job& job) {
         for (int term = 0; term < (job.has_second ? 2 : 1); ++term) {
-            for (const Folded* table : {job.term[term].rows, job.term[term].columns}) {
+            const Folded &rows = *job.term[term].rows, &columns = *job.term[term].columns;
+            for (const Folded* table : {&rows, &columns, rows.plain, columns.plain, rows.low, columns.low, columns.quick, columns.coarse}) {
+                if (!table) continue;
                 const int64_t most = std::max({padded(table->K), padded(table->m), int64_t{table->out_slots}});
                 slots = std::max(slots, static_cast<std::size_t>(most));
             }
-            half[term] = static_cast<std::size_t>(padded(job.term[term].columns->K) * padded(job.term[term].rows->m));
+            const auto lines = static_cast<std::size_t>(padded(columns.K));
+            half[term] = lines * padded(rows.m);
+            if (job.mode != Mode::exact) continue;
+            data[term] = lines * padded(rows.K) / 2;
+            bounds[term] = lines;
         }
-        half[2] = job.spectral ? half[0] : 0;
+        spectrum = job.spectral ? half[0] : 0;
     }
     std::size_t scratch() const { return 7 * slots * kLanes; }
-    std::size_t halves() const { return half[0] + half[1] + half[2]; }
+    std::size_t halves() const { return half[0] + half[1] + data[0] + data[1] + 3 * (bounds[0] + bounds[1]) + spectrum; }
 };
 
 double weight(const Job& job, int64_t plane, int which) {
@@ -86,19 +94,52 @@ struct Memory {
         const std::size_t one = sizes.slots * kLanes;
         return {p, p + one, p + 2 * one, p + 3 * one, p + 4 * one, p + 5 * one, p + 6 * one};
     }
-    double* half(int worker, int term) const {
-        double* const first = shared ? shared : data + worker * step + sizes.scratch();
-        return first + (term == 0 ? 0 : term == 1 ? sizes.half[0] : sizes.half[0] + sizes.half[1]);
+    Half half(int worker, int term) const {
+        double* p = first(worker) + (term == 0 ? 0 : sizes.half[0] + sizes.data[0] + 3 * sizes.bounds[0]);
+        double* const data_of = p + sizes.half[term];
+        double* const bounds = data_of + sizes.data[term];
+        const std::size_t lines = sizes.bounds[term];
+        return {p, reinterpret_cast<float*>(data_of), bounds, bounds + lines, bounds + 2 * lines};
     }
+    void* spectrum(int worker) const { return first(worker) + sizes.halves() - sizes.spectrum; }
 
   private:
     double* shared;
+    double* first(int worker) const { return shared ? shared : data + worker * step + sizes.scratch(); }
 };
 
 // With fewer planes per thread than this the last planes would leave threads idle; above this size a second plane in
 // flight would cost more memory than it saves time.
 constexpr int64_t kPlanesPerThread = 4;
 constexpr std::size_t kMostHalves = std::size_t{1} << 25;  // numbers, 256 MiB
+
+// One plane, whose blocks `each` shares out: each(count, work) calls work(block, scratch) for every block.
+template <class Each>
+void one_plane(const Job& job, const Isa& isa, int64_t plane, const Half (&halves)[2], void* spectrum, const Each& each) {
+    const int terms = terms_of(job, plane);
+    const auto blocks_of = [&](int term) { return term < terms ? padded(job.term[term].columns->K) / kLanes : 0; };
+    for (const bool certified : {true, false}) {
+        std::atomic<bool> finite{true}, settled{true};
+        const auto rows = [&](int term, int64_t block, Scratch& scratch) {
+            if (!isa.rows(job, term, plane, block, scratch, halves[term], spectrum, certified)) finite.store(false);
+        };
+        if (job.spectral) {
+            each(blocks_of(0), [&](int64_t block, Scratch& scratch) { rows(0, block, scratch); });
+            if (!finite.load()) return fill_nan(job.out, plane);
+            each(padded(job.term[0].rows->m) / kLanes,
+                 [&](int64_t block, Scratch& scratch) { isa.spectrum(job, block, scratch, halves[0], spectrum); });
+            each(blocks_of(1), [&](int64_t block, Scratch& scratch) { rows(1, block, scratch); });
+        } else {
+            const int64_t first = blocks_of(0);
+            each(first + blocks_of(1), [&](int64_t n, Scratch& scratch) { rows(n < first ? 0 : 1, n < first ? n : n - first, scratch); });
+        }
+        if (!finite.load()) return fill_nan(job.out, plane);
+        each(padded(job.out.rows) / kLanes, [&](int64_t block, Scratch& scratch) {
+            if (!isa.columns(job, plane, block, scratch, halves, certified)) settled.store(false);
+        });
+        if (settled.load()) return;
+    }
+}
 
 }  // namespace
 
@@ -107,59 +148,27 @@ void plane_product(const Job& job, const Isa& isa, int threads) {
     if (planes == 0 || job.out.rows == 0 || job.out.columns == 0) return;
     const Sizes sizes(job);
     threads = std::max(1, threads);
-    const int64_t row_blocks = padded(job.out.rows) / kLanes;
-    const auto column_blocks = [&](int term) { return padded(job.term[term].columns->K) / kLanes; };
-
-    const int64_t spectrum_blocks = job.spectral ? padded(job.term[0].rows->m) / kLanes : 0;
-
-    if (threads == 1 || (planes >= kPlanesPerThread * threads && threads * sizes.halves() <= kMostHalves)) {
-        const Memory memory(sizes, threads, true);
+    const bool by_planes = threads == 1 || (planes >= kPlanesPerThread * threads && threads * sizes.halves() <= kMostHalves);
+    const Memory memory(sizes, threads, by_planes);
+    const auto run = [&](int64_t plane, int worker, const auto& each) {
+        const Half halves[2] = {memory.half(worker, 0), memory.half(worker, 1)};
+        one_plane(job, isa, plane, halves, memory.spectrum(worker), each);
+    };
+    if (by_planes) {
         parallel_for(planes, threads, [&](int64_t plane, int worker) {
             Scratch scratch = memory.scratch(worker);
-            void* const spectrum = memory.half(worker, 2);
-            for (int term = 0; term < terms_of(job, plane); ++term) {
-                for (int64_t block = 0; block < column_blocks(term); ++block) {
-                    if (!isa.rows(job, term, plane, block, scratch, memory.half(worker, term), spectrum)) return fill_nan(job.out, plane);
-                }
-                if (term == 1) break;
-                for (int64_t block = 0; block < spectrum_blocks; ++block) {
-                    isa.spectrum(job, block, scratch, memory.half(worker, 0), spectrum);
-                }
-            }
-            const void* const halves[2] = {memory.half(worker, 0), memory.half(worker, 1)};
-            for (int64_t block = 0; block < row_blocks; ++block) isa.columns(job, plane, block, scratch, halves);
+            run(plane, worker, [&](int64_t count, const auto& work) {
+                for (int64_t block = 0; block < count; ++block) work(block, scratch);
+            });
         });
         return;
     }
-    const Memory memory(sizes, threads, false);
-    void* const spectrum = memory.half(0, 2);
-    const void* const halves[2] = {memory.half(0, 0), memory.half(0, 1)};
     for (int64_t plane = 0; plane < planes; ++plane) {
-        const int64_t first = column_blocks(0), all = terms_of(job, plane) == 2 ? first + column_blocks(1) : first;
-        std::atomic<bool> finite{true};
-        const auto rows = [&](int64_t from, int64_t to) {
-            parallel_for(to - from, threads, [&](int64_t number, int worker) {
+        run(plane, 0, [&](int64_t count, const auto& work) {
+            parallel_for(count, threads, [&](int64_t block, int worker) {
                 Scratch scratch = memory.scratch(worker);
-                const int64_t n = from + number;
-                const int term = n < first ? 0 : 1;
-                if (!isa.rows(job, term, plane, term == 0 ? n : n - first, scratch, memory.half(0, term), spectrum)) finite.store(false);
+                work(block, scratch);
             });
-        };
-        rows(0, job.spectral ? first : all);
-        if (job.spectral && finite.load()) {
-            parallel_for(spectrum_blocks, threads, [&](int64_t block, int worker) {
-                Scratch scratch = memory.scratch(worker);
-                isa.spectrum(job, block, scratch, memory.half(0, 0), spectrum);
-            });
-            rows(first, all);
-        }
-        if (!finite.load()) {
-            fill_nan(job.out, plane);
-            continue;
-        }
-        parallel_for(row_blocks, threads, [&](int64_t block, int worker) {
-            Scratch scratch = memory.scratch(worker);
-            isa.columns(job, plane, block, scratch, halves);
         });
     }
 }

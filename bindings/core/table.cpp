@@ -24,7 +24,6 @@ struct Block {
 
 namespace {
 
-constexpr int32_t kButterflyLevels = 16;  // more than sides of 2^20 have
 constexpr int32_t kSmallest = 12;         // blocks with a side below this are not worth a butterfly
 
 // The two mirrors of the library's bases: j -> n - 1 - j (cosines) and j -> -j modulo n (Fourier).
@@ -113,11 +112,50 @@ bool centrosymmetric(const Block& block, Mirror mirror) {
 }  // namespace
 
 struct Folder {
-    std::vector<Rotation> rotations_in, rotations_out;
+    std::vector<Rotation<double>> rotations_in, rotations_out;
     std::vector<Butterfly> in_ops, out_ops;
     std::vector<Block> leaves;
     std::size_t outermost_in = 0;         // the outermost butterflies of the input are those before this one
     std::size_t outermost_out = SIZE_MAX;  // and of the output those from this one on
+
+    // A bound for the float64 product with the folded table, per unit of the 2-norm of the data, times 2^53. A term of a
+    // leaf's sum is rounded with every sum it is part of. A butterfly at the input, which at most doubles the square of the
+    // norm, is exact on data of 38 bits; one at the output adds two numbers of disjoint inputs and rounds once.
+    double rounding(int32_t m, int32_t K) const {
+        std::vector<int32_t> levels_in(K, 0), levels_out(m, 0);
+        for (const Butterfly& op : in_ops) levels_in[op.p] = levels_in[op.q] = std::max(levels_in[op.p], levels_in[op.q]) + 1;
+        std::vector<double> squares(m, 0.0), norms(m, 0.0);
+        for (const Block& leaf : leaves) {
+            int32_t level = 0;
+            for (const int32_t index : leaf.in) level = std::max(level, levels_in[index]);
+            for (int32_t i = 0; i < leaf.m; ++i) {
+                double sum = 0, norm = 0;
+                for (int32_t k = 0; k < leaf.K; ++k) {
+                    const double entry = leaf.h(i, k), part = roundings(k, leaf.K) * entry;
+                    sum += part * part;
+                    norm += entry * entry;
+                }
+                squares[leaf.out[i]] = std::ldexp(sum, level);
+                norms[leaf.out[i]] = std::ldexp(norm, level);
+            }
+        }
+        for (const Butterfly& op : out_ops) {
+            levels_out[op.p] = levels_out[op.q] = std::max(levels_out[op.p], levels_out[op.q]) + 1;
+            squares[op.p] = squares[op.q] = squares[op.p] + squares[op.q];
+            norms[op.p] = norms[op.q] = norms[op.p] + norms[op.q];
+        }
+        double most = 0;
+        for (int32_t i = 0; i < m; ++i) most = std::max(most, std::sqrt(squares[i]) + levels_out[i] * std::sqrt(norms[i]));
+        return most;
+    }
+
+    // How often term k of a sum of K is rounded by the micro-kernel, which joins runs and groups of runs.
+    static double roundings(int32_t k, int32_t K) {
+        const auto later = [](int32_t number, int32_t count) { return count - std::max(number, 1); };
+        const int32_t run = k / kRun, group = k / kGroup, end = std::min(K, (group + 1) * kGroup);
+        const int32_t runs = (end - group * kGroup + kRun - 1) / kRun, terms = std::min(end, (run + 1) * kRun) - run * kRun;
+        return 1 + later(k % kRun, terms) + later(run - group * kGroup / kRun, runs) + later(group, (K + kGroup - 1) / kGroup);
+    }
 
     void fold(Block block, bool top) {
         if (std::min(block.m, block.K) >= kSmallest) {
@@ -266,24 +304,149 @@ void Table::build(int64_t m, int64_t K, std::vector<double> high, std::vector<do
     all.out.resize(m);
     std::iota(all.in.begin(), all.in.end(), 0);
     std::iota(all.out.begin(), all.out.end(), 0);
-    if (view.mode == Mode::exact) measure(all);
+    if (view.mode == Mode::exact) certify(all);
     Folder folder;
     folder.fold(std::move(all), true);
     lay_out(m, K, folder);
+    if (view.mode == Mode::f64) view.rounding = 0x1p-53 * folder.rounding(view.m, view.K);
 }
 
-// What bounds a plain float64 product with this table, and what single elements are computed from.
-void Table::measure(const Block& all) {
-    const std::size_t count = all.high.size();
-    single_slices = Aligned<float>(2 * count);
-    std::copy(all.high.begin(), all.high.end(), single_slices.data.get());
-    std::copy(all.low.begin(), all.low.end(), single_slices.data.get() + count);
+namespace {
+
+// Sides from which on a factorised transform is the shorter product.
+constexpr int32_t kShortest = 64;
+
+// Entry (k, j) of the cosine basis, within some roundings.
+double cosine(int32_t n, int32_t k, int32_t j) {
+    return std::sqrt((k == 0 ? 1.0 : 2.0) / n) * std::cos(3.14159265358979323846 * ((2 * j + 1) * int64_t{k} % (4 * n)) / (2 * n));
+}
+
+// Whether a table looks like T, T^T or T_m^T[:, :K] T_K of the cosine basis; distance() makes sure of it.
+enum class Look { none, analysis, synthesis, up };
+
+Look look_of(const Block& all) {
+    const auto like = [&](const auto& entry) {
+        for (const int32_t j : {0, all.K / 3, all.K - 1}) {
+            if (std::fabs(all.h(1, j) - entry(1, j)) > 1e-5) return false;
+        }
+        return true;
+    };
+    if (std::min(all.m, all.K) < kShortest / 2 || all.m < kShortest || all.m % 2 != 0 || all.K % 2 != 0) return Look::none;
+    if (all.m < all.K) return Look::none;
+    if (all.m > all.K) {
+        return like([&](int32_t i, int32_t j) {
+            double sum = 0;
+            for (int32_t k = 0; k < all.K; ++k) sum += cosine(all.m, k, i) * cosine(all.K, k, j);
+            return sum;
+        }) ? Look::up : Look::none;
+    }
+    if (like([&](int32_t i, int32_t j) { return cosine(all.m, i, j); })) return Look::analysis;
+    return like([&](int32_t i, int32_t j) { return cosine(all.m, j, i); }) ? Look::synthesis : Look::none;
+}
+
+// Sixteen numbers that went through the steps of a product, with bounds of their rounding errors in units of 2^-53.
+struct Traced {
+    double value[kLanes] = {}, error[kLanes] = {};
+
+    // += factor * other, rounded `times` times.
+    void add(double factor, const Traced& other, double times) {
+        for (int i = 0; i < kLanes; ++i) {
+            value[i] += factor * other.value[i];
+            error[i] += std::fabs(factor) * (other.error[i] + times * std::fabs(other.value[i]));
+        }
+    }
+};
+
+void turn(std::vector<Traced>& slots, int32_t p, int32_t q, double a, double b, double c, double d, double times) {
+    const Traced x = slots[p], y = slots[q];
+    slots[p] = slots[q] = {};
+    slots[p].add(a, x, times);
+    slots[p].add(b, y, times);
+    slots[q].add(c, x, times);
+    slots[q].add(d, y, times);
+}
+
+// A factorised product in float64, for columns of data; where there are fewer of them, zeros follow.
+std::vector<Traced> traced(const Folded& table, std::vector<Traced> data) {
+    data.resize(table.K);
+    std::vector<Traced> in(table.K), out(table.out_slots), result(table.m);
+    for (int32_t n = 0; n < table.door_in_count; ++n) {
+        const Door& door = table.doors_in[n];
+        in[door.p] = data[door.a];
+        if (door.q < 0) continue;
+        in[door.q] = data[door.b];
+        turn(in, door.p, door.q, 1, 1, 1, -1, 1);
+    }
+    for (int32_t n = 0; n < table.in_count; ++n) turn(in, table.in_ops[n].p, table.in_ops[n].q, 1, 1, 1, -1, 1);
+    for (int32_t n = 0; n < table.rotations_in_count; ++n) {
+        const Rotation<double>& r = table.long_rotations_in[n];
+        turn(in, r.p, r.q, r.a, r.b, r.c, r.d, 2);
+    }
+    for (int32_t n = 0; n < table.leaf_count; ++n) {
+        const Leaf& leaf = table.leaves[n];
+        for (int32_t i = 0; i < leaf.m; ++i) {
+            const double* const row = table.packed + leaf.offset + static_cast<int64_t>(i / kRowsPlain) * leaf.K * kRowsPlain + i % kRowsPlain;
+            for (int32_t k = 0; k < leaf.K; ++k) out[leaf.out + i].add(row[k * kRowsPlain], in[leaf.in + k], Folder::roundings(k, leaf.K));
+        }
+    }
+    for (int32_t n = 0; n < table.rotations_out_count; ++n) {
+        const Rotation<double>& r = table.long_rotations_out[n];
+        turn(out, r.p, r.q, r.a, r.b, r.c, r.d, 2);
+    }
+    for (int32_t n = 0; n < table.out_count; ++n) turn(out, table.out_ops[n].p, table.out_ops[n].q, 1, 1, 1, -1, 1);
+    for (int32_t n = 0; n < table.door_out_count; ++n) {
+        const Door& door = table.doors_out[n];
+        if (door.q >= 0) {
+            turn(out, door.p, door.q, 1, 1, 1, -1, 1);
+            result[door.b] = out[door.q];
+        }
+        result[door.a] = out[door.p];
+    }
+    return result;
+}
+
+// |quick product - product with `values` [m, K]| <= distance * 2-norm of the data: unit vectors go through the steps; where
+// each comes out tells an entry of what is computed, and the bounds of their errors add up for any data. Two products one
+// after the other when there is a `coarse` one.
+double distance(const Folded& table, const Folded* coarse, const std::vector<double>& values) {
+    const int32_t K = coarse ? coarse->K : table.K;
+    std::vector<double> squares(table.m, 0.0);
+    for (int32_t first = 0; first < K; first += kLanes) {
+        std::vector<Traced> data(K);
+        for (int i = 0; i < kLanes && first + i < K; ++i) data[first + i].value[i] = 1;
+        const std::vector<Traced> found = traced(table, coarse ? traced(*coarse, std::move(data)) : std::move(data));
+        for (int32_t i = 0; i < table.m; ++i) {
+            for (int lane = 0; lane < kLanes && first + lane < K; ++lane) {
+                const double apart = std::fabs(found[i].value[lane] - values[static_cast<std::size_t>(i) * K + first + lane]);
+                const double bound = apart + 2 * 0x1p-53 * found[i].error[lane];
+                squares[i] += bound * bound;
+            }
+        }
+    }
+    return std::sqrt(*std::max_element(squares.begin(), squares.end()));
+}
+
+}  // namespace
+
+// What stands for the product with slices, how near it comes, and what single elements are computed from.
+void Table::certify(const Block& all) {
+    const int64_t length = (all.K + kLanes - 1) / kLanes * kLanes;
+    slices = Aligned<float>(2 * static_cast<std::size_t>(all.m) * length);
+    float* to = slices.data.get();
+    for (const std::vector<double>* const slice : {&all.high, &all.low}) {
+        for (int32_t i = 0; i < all.m; ++i, to += length) {
+            const auto row = slice->begin() + static_cast<std::ptrdiff_t>(i) * all.K;
+            std::fill(std::copy(row, row + all.K, to), to + length, 0.0f);
+        }
+    }
+    std::vector<double> whole(all.high.size());
     double norm = 0, low_norm = 0;
     for (int32_t i = 0; i < all.m; ++i) {
         double sum = 0, low_sum = 0;
         for (int32_t k = 0; k < all.K; ++k) {
-            const double high = all.h(i, k), low = all.l(i, k);
-            sum += (high + low) * (high + low);
+            const double value = all.h(i, k) + all.l(i, k), low = all.l(i, k);
+            whole[static_cast<std::size_t>(i) * all.K + k] = value;
+            sum += value * value;
             low_sum += low * low;
         }
         norm = std::max(norm, std::sqrt(sum));
@@ -291,10 +454,42 @@ void Table::measure(const Block& all) {
     }
     view.norm = norm * (1 + 0x1p-30);
     view.low_norm = low_norm * (1 + 0x1p-30);
+    plain = std::make_unique<Table>(Mode::f64, all.m, all.K, whole.data());
+    low = std::make_unique<Table>(Mode::f32, all.m, all.K, all.low.data());
+    view.plain = &plain->view;
+    view.low = &low->view;
+    view.rounding = plain->view.rounding;
+    const Look look = look_of(all);
+    if (look == Look::none) return;
+    auto transform = std::make_unique<Table>(fast_dct(Mode::f64, all.m, look != Look::analysis));
+    if (look == Look::up) {
+        coarse = std::make_unique<Table>(fast_dct(Mode::f64, all.K, false));
+        view.coarse = &coarse->view;
+        view.coarse_rounding = distance(transform->view, &coarse->view, whole);
+        return;
+    }
+    quick = std::move(transform);
+    view.quick = &quick->view;
+    view.quick_rounding = distance(quick->view, nullptr, whole);
+    view.synthesis = look == Look::synthesis;
 }
 
+namespace {
+
+// Rotations of indices become rotations of slots.
+template <class T>
+std::vector<Rotation<T>> between(const std::vector<Rotation<double>>& steps, const std::vector<int32_t>& slot_of) {
+    std::vector<Rotation<T>> result;
+    for (const Rotation<double>& r : steps) {
+        result.push_back({slot_of[r.p], slot_of[r.q], static_cast<T>(r.a), static_cast<T>(r.b), static_cast<T>(r.c), static_cast<T>(r.d)});
+    }
+    return result;
+}
+
+}  // namespace
+
 void Table::lay_out(int64_t m, int64_t K, const Folder& folder) {
-    const int32_t slices = view.mode == Mode::exact ? 2 : 1, panel = view.mode == Mode::exact ? kRowsExact : kRowsPlain;
+    const int32_t parts = view.mode == Mode::exact ? 2 : 1, panel = view.mode == Mode::exact ? kRowsExact : kRowsPlain;
     int64_t offset = 0;
     int32_t slots = 0;
     std::vector<int32_t> slot_in(K), slot_out(m);
@@ -307,53 +502,49 @@ void Table::lay_out(int64_t m, int64_t K, const Folder& folder) {
         }
         for (std::size_t i = 0; i < block.out.size(); ++i) slot_out[block.out[i]] = slots + static_cast<int32_t>(i);
         slots += padded;
-        offset += static_cast<int64_t>(padded) * block.K * slices;
+        offset += static_cast<int64_t>(padded) * block.K * parts;
     }
     doors_in = doors(folder.in_ops, 0, folder.outermost_in, slot_in);
     doors_out = doors(folder.out_ops, std::min(folder.outermost_out, folder.out_ops.size()), folder.out_ops.size(), slot_out);
+    exits.resize(m);
+    for (const Door& door : doors_out) {
+        exits[door.a] = {door.p, door.q < 0 ? door.p : door.q, door.q < 0 ? 0.0 : 1.0};
+        if (door.q >= 0) exits[door.b] = {door.p, door.q, -1.0};
+    }
     for (std::size_t n = folder.outermost_in; n < folder.in_ops.size(); ++n) {
         in_ops.push_back({slot_in[folder.in_ops[n].p], slot_in[folder.in_ops[n].q]});
     }
     for (std::size_t n = 0; n < std::min(folder.outermost_out, folder.out_ops.size()); ++n) {
         out_ops.push_back({slot_out[folder.out_ops[n].p], slot_out[folder.out_ops[n].q]});
     }
-    for (Rotation r : folder.rotations_in) {
-        r.p = slot_in[r.p];
-        r.q = slot_in[r.q];
-        rotations_in.push_back(r);
-    }
-    for (Rotation r : folder.rotations_out) {
-        r.p = slot_out[r.p];
-        r.q = slot_out[r.q];
-        rotations_out.push_back(r);
-    }
     if (view.mode == Mode::f32) {
+        rotations_in = between<float>(folder.rotations_in, slot_in);
+        rotations_out = between<float>(folder.rotations_out, slot_out);
         packed_single = Aligned<float>(offset);
         pack(folder.leaves, panel, false, packed_single);
     } else {
+        long_rotations_in = between<double>(folder.rotations_in, slot_in);
+        long_rotations_out = between<double>(folder.rotations_out, slot_out);
         packed = Aligned<double>(offset);
-        pack(folder.leaves, panel, slices == 2, packed);
+        pack(folder.leaves, panel, parts == 2, packed);
     }
-    if (slices == 2) {
-        whole = Aligned<double>(offset / 2);
-        pack(folder.leaves, panel, false, whole);
-    }
-    int32_t longest = 0;
-    for (const Leaf& leaf : leaves) longest = std::max(longest, leaf.K);
-    const bool both_ends = !folder.in_ops.empty() && !folder.out_ops.empty();
 
     view.m = static_cast<int32_t>(m);
     view.K = static_cast<int32_t>(K);
     view.bits = bits_for(K);
+    view.in_slots = static_cast<int32_t>(source.size());
     view.out_slots = slots;
     view.door_in_count = static_cast<int32_t>(doors_in.size());
     view.door_out_count = static_cast<int32_t>(doors_out.size());
     view.doors_in = doors_in.data();
     view.doors_out = doors_out.data();
+    view.exits = exits.data();
     view.rotations_in = rotations_in.data();
     view.rotations_out = rotations_out.data();
-    view.rotations_in_count = static_cast<int32_t>(rotations_in.size());
-    view.rotations_out_count = static_cast<int32_t>(rotations_out.size());
+    view.long_rotations_in = long_rotations_in.data();
+    view.long_rotations_out = long_rotations_out.data();
+    view.rotations_in_count = static_cast<int32_t>(folder.rotations_in.size());
+    view.rotations_out_count = static_cast<int32_t>(folder.rotations_out.size());
     view.source = folder.in_ops.empty() && folder.rotations_in.empty() ? source.data() : nullptr;
     view.in_ops = in_ops.data();
     view.out_ops = out_ops.data();
@@ -363,9 +554,7 @@ void Table::lay_out(int64_t m, int64_t K, const Folder& folder) {
     view.leaf_count = static_cast<int32_t>(leaves.size());
     view.packed = packed.data.get();
     view.packed_single = packed_single.data.get();
-    view.whole = whole.data.get();
-    view.slices = single_slices.data.get();
-    view.depth = (both_ends ? 2.0 : 1.0) * (longest + kButterflyLevels);
+    view.slices = slices.data.get();
 }
 
 namespace {
@@ -409,8 +598,8 @@ struct CosineFolder : Folder {
         std::vector<int32_t> first, other, to_first(half), to_other(half);
         for (int32_t j = 0; j < half; ++j) {
             const double angle = 3.14159265358979323846 * (2 * j + 1) / (4 * m), sign = j % 2 == 0 ? 1 : -1;
-            const auto c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
-            rotations_in.push_back({in[j], in[m - 1 - j], c, s, static_cast<float>(sign) * s, static_cast<float>(-sign) * c});
+            const double c = std::cos(angle), s = std::sin(angle);
+            rotations_in.push_back({in[j], in[m - 1 - j], c, s, sign * s, -sign * c});
             first.push_back(in[j]);
             other.push_back(in[m - 1 - j]);
         }
@@ -422,7 +611,7 @@ struct CosineFolder : Folder {
         }
         second(first, to_first, scale, false);
         second(other, to_other, scale, false);
-        const auto r = static_cast<float>(std::sqrt(0.5));
+        const double r = std::sqrt(0.5);
         for (int32_t k = 1; k < half; ++k) rotations_out.push_back({out[2 * k], out[2 * k - 1], r, -r, r, r});
     }
 
@@ -438,9 +627,12 @@ struct CosineFolder : Folder {
         for (int32_t i = 0; i < block.m; ++i) {
             const int32_t k = part == Part::even ? 2 * i : part == Part::odd ? 2 * i + 1 : i;
             for (int32_t j = 0; j < block.K; ++j) {
-                const double angle = part == Part::fourth ? pi * (2 * k + 1) * (2 * j + 1) / (4 * n) : pi * k * (2 * j + 1) / (2 * n);
+                // The angle within a turn, so that no digit is lost to its size.
+                const int64_t turn = part == Part::fourth ? 8 * n : 4 * n;
+                const int64_t number = (part == Part::fourth ? int64_t{2 * k + 1} : int64_t{k}) * (2 * j + 1) % turn;
+                const double angle = 2 * pi * static_cast<double>(number) / static_cast<double>(turn);
                 const double weight = std::sqrt((part != Part::fourth && k == 0 ? 1.0 : 2.0) / n);
-                block.high.push_back(static_cast<float>(scale * weight * std::cos(angle)));
+                block.high.push_back(scale * weight * std::cos(angle));
             }
         }
         block.low.assign(block.high.size(), 0.0);
@@ -449,9 +641,9 @@ struct CosineFolder : Folder {
 
     // The inverse: every step transposed, in the opposite order.
     void transpose() {
-        std::vector<Rotation> in(rotations_out.rbegin(), rotations_out.rend()), out(rotations_in.rbegin(), rotations_in.rend());
-        for (std::vector<Rotation>* const steps : {&in, &out}) {
-            for (Rotation& r : *steps) std::swap(r.b, r.c);
+        std::vector<Rotation<double>> in(rotations_out.rbegin(), rotations_out.rend()), out(rotations_in.rbegin(), rotations_in.rend());
+        for (std::vector<Rotation<double>>* const steps : {&in, &out}) {
+            for (Rotation<double>& r : *steps) std::swap(r.b, r.c);
         }
         rotations_in = std::move(in);
         rotations_out = std::move(out);
@@ -472,9 +664,9 @@ struct CosineFolder : Folder {
 
 }  // namespace
 
-Table Table::fast_dct(int64_t n, bool synthesis) {
+Table Table::fast_dct(Mode mode, int64_t n, bool synthesis) {
     Table table;
-    table.view.mode = Mode::f32;
+    table.view.mode = mode;
     std::vector<int32_t> all(n);
     std::iota(all.begin(), all.end(), 0);
     CosineFolder folder;

@@ -37,8 +37,8 @@ struct Table {
     Table(Mode mode, int64_t m, int64_t K, const double* values);
     Table(int64_t m, int64_t K, const float* slices);
 
-    // Tier "fast": the cosine transform of n points in float32, factorised into rotations and small dense blocks.
-    static Table fast_dct(int64_t n, bool synthesis);
+    // The cosine transform of n points in float32 or float64, factorised into rotations and small dense blocks.
+    static Table fast_dct(Mode mode, int64_t n, bool synthesis);
 
     const Folded& folded() const { return view; }
     int64_t rows() const { return view.m; }
@@ -46,18 +46,21 @@ struct Table {
 
   private:
     Folded view{};
+    std::unique_ptr<Table> plain, low, quick, coarse;
     std::vector<int32_t> source;
     std::vector<Door> doors_in, doors_out;
+    std::vector<Exit> exits;
     std::vector<Butterfly> in_ops, out_ops;
     std::vector<Leaf> leaves;
-    std::vector<Rotation> rotations_in, rotations_out;
-    Aligned<double> packed, whole;
-    Aligned<float> packed_single, single_slices;
+    std::vector<Rotation<float>> rotations_in, rotations_out;
+    std::vector<Rotation<double>> long_rotations_in, long_rotations_out;
+    Aligned<double> packed;
+    Aligned<float> packed_single, slices;
 
     Table() = default;
     void lay_out(int64_t m, int64_t K, const struct Folder& folder);
     void build(int64_t m, int64_t K, std::vector<double> high, std::vector<double> low);
-    void measure(const struct Block& all);
+    void certify(const struct Block& all);
     template <class T> void pack(const std::vector<struct Block>& blocks, int32_t panel, bool apart, Aligned<T>& target);
 };
 

@@ -379,7 +379,7 @@ NB_MODULE(_native, m) {
 
     m.def("fast_dct", [](int64_t n, bool synthesis) {
         if (n < 1) wrong("n must be at least 1");
-        return sk::Table::fast_dct(n, synthesis);
+        return sk::Table::fast_dct(sk::Mode::f32, n, synthesis);
     }, "n"_a, "synthesis"_a, "The cosine transform of n points in float32, factorised.");
 
     m.def("plane_product", &plane_product, "out"_a.noconvert(), "x"_a.noconvert(), "other"_a.none(), "first"_a,

@@ -13,7 +13,7 @@ def grid_above(magnitude):
     return exponent.to(tl.float64, bitcast=True) * 2.0
 
 
-DATA_BITS = tl.constexpr(40)  # of data below their grid; reference/exact.py says why
+DATA_BITS = tl.constexpr(38)  # of data below their grid; reference/exact.py says why
 
 
 @triton.jit
