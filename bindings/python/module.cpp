@@ -375,12 +375,21 @@ NB_MODULE(_native, m) {
                 const sk::Mode chosen = mode == "exact" ? sk::Mode::exact : mode == "double" ? sk::Mode::f64 : sk::Mode::f32;
                 new (self) sk::Table(chosen, values.shape(0), values.shape(1), values.data());
             },
-            "values"_a, "mode"_a, "float64 values [m, K]; mode is exact, double or fast.");
+            "values"_a, "mode"_a, "float64 values [m, K]; mode is exact, double or fast.")
+        .def_prop_ro(
+            "bounds",
+            [](const sk::Table& self) {
+                const sk::Folded& table = self.folded();
+                return std::tuple(table.rounding, table.quick_rounding, table.coarse_rounding);
+            },
+            "Exact tables: how far float64 products may lie from the table's, per unit of the 2-norm of the data: the folded "
+            "one; the factorised one; analysis and synthesis one after the other. 0 where there is none.");
 
-    m.def("fast_dct", [](int64_t n, bool synthesis) {
+    m.def("fast_dct", [](int64_t n, bool synthesis, const std::string& mode) {
         if (n < 1) wrong("n must be at least 1");
-        return sk::Table::fast_dct(sk::Mode::f32, n, synthesis);
-    }, "n"_a, "synthesis"_a, "The cosine transform of n points in float32, factorised.");
+        if (mode != "double" && mode != "fast") wrong("mode must be double or fast");
+        return sk::Table::fast_dct(mode == "double" ? sk::Mode::f64 : sk::Mode::f32, n, synthesis);
+    }, "n"_a, "synthesis"_a, "mode"_a = "fast", "The cosine transform of n points in float32 or float64, factorised.");
 
     m.def("plane_product", &plane_product, "out"_a.noconvert(), "x"_a.noconvert(), "other"_a.none(), "first"_a,
           "second"_a.none(), "corner"_a, "seeds"_a.none(), "stream"_a, "weights"_a, "threads"_a, "spectral"_a = false, "isa"_a = "",
