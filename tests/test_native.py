@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled core on its own: the reference's bits for every instruction set, thread count, dtype and stride."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -305,14 +310,30 @@ def test_the_order_of_calls_and_other_threads_change_nothing():
 
 
 def test_a_forked_child_computes_too():
-    import os
-
     x = torch.from_numpy(random(1, 9, 20, 20))
     expected = expanded(x, (40, 40), 0.5, seeds=1)
     child = os.fork()
     if child == 0:
         os._exit(0 if torch.equal(expanded(x, (40, 40), 0.5, seeds=1), expected) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+THREADS = """
+import os, torch
+from spectral_kernels import dct_expand
+
+torch.set_num_threads(4)
+torch.randn(1 << 20).mul_(2)
+before = len(os.listdir("/proc/self/task"))
+dct_expand(torch.ones(1, 64, 8, 8), 2, t=0.0)
+assert len(os.listdir("/proc/self/task")) == before, "more threads"
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads where Linux lists them")
+@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="this PyTorch has threads of another kind")
+def test_threads_are_those_of_pytorch():
+    subprocess.run([sys.executable, "-c", THREADS], check=True, cwd=Path(__file__).parents[1])
 
 
 @pytest.mark.parametrize(

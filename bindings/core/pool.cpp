@@ -9,6 +9,7 @@
 #include <vector>
 
 #ifndef _WIN32
+#include <dlfcn.h>
 #include <pthread.h>
 #endif
 
@@ -99,14 +100,17 @@ class Pool {
     }
 };
 
-// A child of fork has no threads: it leaves its parent's pool alone and starts a new one.
+// A child of fork has no threads: it leaves its parent's pool alone and starts a new one. Nor does it ask an OpenMP runtime,
+// which may wait forever for the threads of the parent.
 struct Owner {
     std::mutex mutex;
     Pool* pool = nullptr;
+    std::atomic<bool> forked{false};
     Owner() {
 #ifndef _WIN32
         pthread_atfork([] { owner().mutex.lock(); }, [] { owner().mutex.unlock(); },
                        [] {
+                           owner().forked.store(true);
                            owner().pool = nullptr;
                            owner().mutex.unlock();
                        });
@@ -119,11 +123,46 @@ struct Owner {
     }
 };
 
+// At load time, so that no fork goes unnoticed.
+[[maybe_unused]] const Owner& watched = Owner::owner();
+
+// The threads of the OpenMP runtime that the process has loaded already, PyTorch's for instance. They spin for a while after
+// every parallel piece of their own, and would keep ours from their cores. The entry of libgomp, which other runtimes have
+// as well: runs work(data) on so many threads, and waits for all of them.
+using Team = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+
+Team openmp_team() {
+#ifdef _WIN32
+    return nullptr;
+#else
+    static const Team team = reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    return team;
+#endif
+}
+
+struct Shared {
+    const Task& task;
+    const int64_t count;
+    std::atomic<int64_t> next{0};
+    std::atomic<int> workers{0};
+};
+
+void take_shared(void* data) {
+    Shared& shared = *static_cast<Shared*>(data);
+    const int worker = shared.workers.fetch_add(1);
+    for (int64_t i = shared.next.fetch_add(1); i < shared.count; i = shared.next.fetch_add(1)) shared.task(i, worker);
+}
+
 }  // namespace
 
 void parallel_for(int64_t count, int threads, const Task& task) {
     const int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
     Owner& owner = Owner::owner();
+    if (helpers > 0 && !owner.forked.load() && openmp_team()) {
+        Shared shared{task, count};
+        openmp_team()(take_shared, &shared, static_cast<unsigned>(helpers) + 1, 0);
+        return;
+    }
     if (helpers > 0 && owner.mutex.try_lock()) {
         const std::lock_guard guard(owner.mutex, std::adopt_lock);
         if (!owner.pool) owner.pool = new Pool;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The library's own threads: they wait between calls, and a call from a second thread meanwhile simply runs alone.
+// The threads of an OpenMP runtime that is loaded already, else the library's own: those wait between calls, and a call
+// from a second thread meanwhile simply runs alone.
 #pragma once
 
 #include <cstdint>

@@ -123,7 +123,7 @@ typedef struct sk_plan_options {
     int32_t precision; /* SK_EXACT */
     int64_t coarse[2]; /* h, w; SK_ANALYSIS and SK_SYNTHESIS: where SK_HAAR leads down to, ignored in the other bases */
     int64_t fine[2];   /* H, W */
-    int32_t threads;   /* 0: as many as the machine has */
+    int32_t threads;   /* 0: as many as the machine has; those of an OpenMP runtime where the process has one */
     int32_t reserved;  /* 0 */
 } sk_plan_options;
 
