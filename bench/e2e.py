@@ -28,7 +28,7 @@ from spectral_kernels.adapters.diffusers import (
     apply_progressive,
 )
 from spectral_kernels.adapters.diffusers.forecast import Forecaster
-from spectral_kernels.adapters.diffusers.progressive import Progressive
+from spectral_kernels.adapters.diffusers.states import States
 
 # Its names are made at run time, which type checkers cannot follow.
 diffusers: Any = importlib.import_module("diffusers")
@@ -234,7 +234,10 @@ GROUPS = {
 class OwnTime:
     """The time inside our ops of one run: between events on a GPU, by the clock on a CPU."""
 
-    METHODS = ((Progressive, "_truncate"), (Progressive, "_lift"), (Forecaster, "update"), (Forecaster, "predict"))
+    METHODS = (
+        *((States, name) for name in ("coarse", "told", "embedded", "lifted")),
+        *((Forecaster, name) for name in ("update", "predict")),
+    )
 
     def __init__(self, device: str):
         self.cuda, self.spans, self.kept = device == "cuda", [], []

@@ -4,7 +4,7 @@
 Every stage is a call of the real pipeline at that stage's size, with its own height and width, position ids, guidance
 and solver, over a part of the noise levels; between two calls the latents are expanded by matrices in float64. Where a
 pipeline takes a picture, a pipeline of text around the same denoiser stands in for it at every size, and the denoiser's
-other channels are the picture's own, low-passed.
+other channels are the picture's own, low-passed. So is a first frame that is kept clean, at time 0.
 """
 
 import contextlib
@@ -148,21 +148,55 @@ def staged(family: Family, plain: Recorder, spectra: Spectra, size, state: Tenso
         return recorded(family, *levels, **call)
     twin = replace(family, pipe=family.twin, call={k: v for k, v in family.call.items() if k not in TAKES_PICTURES})
     twin.pipe.scheduler = family.pipe.scheduler
-    channel = 2 if plain.inputs["hidden_states"].ndim == 3 else 1
-    own = family.sample(state).shape[channel]
-    # The state's own channels come first.
-    given = plain.inputs["hidden_states"].movedim(channel, -1)[..., own:].movedim(-1, channel)
+    pictured = (
+        with_picture(family, plain, spectra, size) if family.clean else with_conditions(family, plain, spectra, size)
+    )
+    with before_calls(twin.pipe, pictured):
+        return recorded(twin, *levels, **call)
+
+
+def with_conditions(family: Family, plain: Recorder, spectra: Spectra, size):
+    """Puts the picture's channels after those of the state, which come first."""
+    inputs = plain.inputs
+    channel = 2 if inputs["hidden_states"].ndim == 3 else 1
+    own = family.sample(family.unpack(plain.samples[0], *family.grid)).shape[channel]
+    given = inputs["hidden_states"].movedim(channel, -1)[..., own:].movedim(-1, channel)
     if given.shape[channel] and tuple(size) != tuple(family.grid):
         given = family.sample(spectra.lowpassed(family.unpack(given, *family.grid), size))
-    others = {name: plain.inputs[name] for name in ("image_embeds",) if name in plain.inputs}
+    others = {name: inputs[name] for name in ("image_embeds",) if name in inputs}
 
     def pictured(kwargs):
         state = kwargs["hidden_states"].movedim(channel, -1)[..., :own].movedim(-1, channel)
         whole = torch.cat([state, given], dim=channel) if given.shape[channel] else state
         return kwargs | others | {"hidden_states": whole}
 
-    with before_calls(twin.pipe, pictured):
-        return recorded(twin, *levels, **call)
+    return pictured
+
+
+def of_frames(x: Tensor, height: int, width: int) -> Tensor:
+    """Planes of frames [B, C, F, H, W] of what a denoiser of videos gets."""
+    return x if x.ndim == 5 else x.transpose(1, 2).unflatten(2, (-1, height, width))
+
+
+def with_picture(family: Family, plain: Recorder, spectra: Spectra, size):
+    """Puts the clean picture in the first frame's place, at time 0 where the denoiser is told every token's."""
+    picture = of_frames(plain.inputs["hidden_states"], *family.grid)[:1, :, :1]
+    if tuple(size) != tuple(family.grid):
+        picture = spectra.lowpassed(picture, size)
+
+    def pictured(kwargs):
+        state, time = kwargs["hidden_states"], kwargs["timestep"]
+        planes = of_frames(state, *size)
+        planes = torch.cat([picture.expand(len(planes), -1, -1, -1, -1), planes[:, :, 1:]], dim=2)
+        if state.ndim == 3:
+            planes, time = planes.flatten(2).transpose(1, 2), time[:, None].repeat(1, state.shape[1])
+        if time.ndim == 2:
+            times = time.unflatten(1, (-1, time.shape[1] // of_frames(state, *size).shape[2])).clone()
+            times[:, 0] = 0
+            time = times.flatten(1)
+        return kwargs | {"hidden_states": planes, "timestep": time}
+
+    return pictured
 
 
 def sized(family: Family, size) -> dict:
@@ -206,7 +240,7 @@ def explicit(
             None if last else unfinished(family), **call,
         )  # fmt: skip
         if last:
-            return part.result
+            return family.sample(family.unpack(part.result, *size))
         t, ratio = sigmas[end], ratio_of(sizes[stage + 1], size)
         kappa = ratio / (1 + (ratio - 1) * t) if aligned else 1.0
         level = align(t, ratio) if aligned else t

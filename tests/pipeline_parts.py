@@ -29,6 +29,7 @@ class Family:
     cell      image pixels per latent pixel, so that (height, width) = cell * grid
     pack      planes [B, C, (F,) H, W] of the model's grid to the pipeline's `latents=`
     twin      a pipeline of text alone around the same denoisers, where the pipeline itself takes pictures
+    clean     the first frame is a picture that the pipeline keeps clean inside the state
     sample    planes to what the scheduler steps; `pack` where it is not given
     unpack    (sample, H, W) to planes
     """
@@ -41,6 +42,7 @@ class Family:
     unpack: Callable[[Tensor, int, int], Tensor] = lambda x, height, width: x
     sample: Callable[[Tensor], Tensor] | None = None
     twin: Any = None
+    clean: bool = False
 
     def __post_init__(self):
         self.sample = self.sample or self.pack
@@ -88,6 +90,7 @@ class NoAutoencoder(torch.nn.Module):
     def __init__(self, spatial: int, temporal: int):
         super().__init__()
         self.spatial_compression_ratio, self.temporal_compression_ratio = spatial, temporal
+        self.latents_mean, self.latents_std = torch.zeros(4), torch.ones(4)
 
     def encode(self, video: Tensor) -> Any:
         cell = (1, self.spatial_compression_ratio, self.spatial_compression_ratio)
@@ -117,3 +120,8 @@ def planes_of(tokens: Tensor, height: int, width: int) -> Tensor:
 
 PATCHES = {"pack": pack_patches, "unpack": unpack_patches}
 TOKENS = {"pack": tokens_of, "unpack": planes_of}
+
+
+def after_a_picture(planes: Tensor) -> Tensor:
+    """Frames with one before them, which a clean picture will replace."""
+    return torch.nn.functional.pad(planes, (0, 0, 0, 0, 1, 0))

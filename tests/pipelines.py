@@ -32,11 +32,14 @@ FAMILIES: dict[str, Callable[[], Family]] = {
         videos.wan_i2v,
         videos.wan22,
         videos.wan_ti2v,
+        videos.wan_ti2v_picture,
         videos.hunyuan,
         videos.hunyuan_i2v,
+        videos.hunyuan_i2v_replace,
         videos.hunyuan15,
         videos.hunyuan15_i2v,
         videos.ltx,
+        videos.ltx_i2v,
         pictures.sdxl,
     )
 }

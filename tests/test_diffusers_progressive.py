@@ -4,7 +4,6 @@
 import copy
 import inspect
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from bits import assert_same_bits
 diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
 
 from coarse_loop import align, composed, denoisers, distance, explicit, ratio_of, recorded  # noqa: E402
-from diffusers.configuration_utils import FrozenDict  # noqa: E402
 from pipelines import FAMILIES, family, run  # noqa: E402
 
 from spectral_kernels import resolution_schedule  # noqa: E402
@@ -385,36 +383,6 @@ def test_what_belongs_to_the_full_grid_is_refused_in_coarse_steps_and_nothing_st
             run(made, STEPS)
         hook.remove()
     assert_same_bits(run(made, STEPS), plain)
-
-
-def ltx_with_a_picture():
-    class LTXImageToVideoPipeline:
-        transformer = family("ltx").pipe.transformer
-
-    return LTXImageToVideoPipeline()
-
-
-def wan_ti2v_with_a_picture():
-    class WanImageToVideoPipeline:
-        transformer = family("wan_ti2v").pipe.transformer
-        config = SimpleNamespace(expand_timesteps=True)
-
-    return WanImageToVideoPipeline()
-
-
-def hunyuan_with_replaced_tokens():
-    class HunyuanVideoImageToVideoPipeline:
-        transformer = copy.copy(family("hunyuan_i2v").pipe.transformer)
-
-    transformer = HunyuanVideoImageToVideoPipeline.transformer
-    transformer._internal_dict = FrozenDict({**transformer.config, "image_condition_type": "token_replace"})
-    return HunyuanVideoImageToVideoPipeline()
-
-
-@pytest.mark.parametrize("pipe", [ltx_with_a_picture, wan_ti2v_with_a_picture, hunyuan_with_replaced_tokens])
-def test_pipelines_with_clean_frames_in_the_state_are_refused(pipe):
-    with pytest.raises(ValueError, match="clean"):
-        apply_progressive(pipe())
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny pipelines of videos: the real pipeline, model and scheduler classes, built from configuration."""
 
+from dataclasses import replace
+
 import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from PIL import Image
-from pipeline_parts import DYNAMIC, TOKENS, Family, NoAutoencoder, initialised, randn
+from pipeline_parts import (
+    DYNAMIC,
+    TOKENS,
+    Family,
+    NoAutoencoder,
+    after_a_picture,
+    initialised,
+    planes_of,
+    randn,
+    tokens_of,
+)
 
 
 def wan_transformer(seed: int, in_channels: int = 16):
@@ -34,7 +46,7 @@ def wan(experts: bool = False, expand_timesteps: bool = False, picture: bool = F
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
     # Beside the 16 state channels, 16 of the picture's latents and 4 that say which frames are given.
-    channels = 36 if picture else 16
+    channels = 36 if picture and not expand_timesteps else 16
     components = {
         "tokenizer": None,
         "text_encoder": None,
@@ -57,7 +69,8 @@ def wan(experts: bool = False, expand_timesteps: bool = False, picture: bool = F
     }
     if picture:
         call["image"] = randn(1, 3, 64, 96, seed=3).sigmoid()
-    return Family(pipe, call, {"guidance_scale": 4.0}, 8, twin=text if picture else None)
+    clean = picture and expand_timesteps
+    return Family(pipe, call, {"guidance_scale": 4.0}, 8, twin=text if picture else None, clean=clean)
 
 
 def wan_i2v() -> Family:
@@ -72,9 +85,13 @@ def wan_ti2v() -> Family:
     return wan(expand_timesteps=True)
 
 
-def hunyuan(picture: bool = False) -> Family:
+def wan_ti2v_picture() -> Family:
+    return wan(expand_timesteps=True, picture=True)
+
+
+def hunyuan(picture: str | None = None) -> Family:
     transformer = diffusers.HunyuanVideoTransformer3DModel(
-        in_channels=9 if picture else 4,
+        in_channels=9 if picture == "latent_concat" else 4,
         out_channels=4,
         num_attention_heads=2,
         attention_head_dim=16,
@@ -87,7 +104,7 @@ def hunyuan(picture: bool = False) -> Family:
         text_embed_dim=16,
         pooled_projection_dim=8,
         rope_axes_dim=(4, 4, 8),
-        image_condition_type="latent_concat" if picture else None,
+        image_condition_type=picture,
     )
     components = {
         "transformer": initialised(transformer),
@@ -115,11 +132,20 @@ def hunyuan(picture: bool = False) -> Family:
     }
     if picture:
         call["image"] = randn(1, 3, 64, 96, seed=3).sigmoid()
-    return Family(pipe, call, guided, 8, twin=text if picture else None)
+    family = Family(pipe, call, guided, 8, twin=text if picture else None)
+    if picture == "token_replace":
+        # The solver steps two of three frames.
+        frames = {"pack": after_a_picture, "unpack": lambda x, height, width: x[:, :, -2:], "sample": lambda x: x}
+        return replace(family, clean=True, **frames)
+    return family
 
 
 def hunyuan_i2v() -> Family:
-    return hunyuan(picture=True)
+    return hunyuan(picture="latent_concat")
+
+
+def hunyuan_i2v_replace() -> Family:
+    return hunyuan(picture="token_replace")
 
 
 class HunyuanVideo15ImageToVideo(diffusers.HunyuanVideo15ImageToVideoPipeline):
@@ -180,7 +206,7 @@ def hunyuan15_i2v() -> Family:
     return hunyuan15(picture=True)
 
 
-def ltx() -> Family:
+def ltx(picture: bool = False) -> Family:
     transformer = diffusers.LTXVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -190,13 +216,15 @@ def ltx() -> Family:
         num_layers=3,
         caption_channels=16,
     )
-    pipe = diffusers.LTXPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC),
-        vae=NoAutoencoder(32, 8),
-        text_encoder=None,
-        tokenizer=None,
-        transformer=initialised(transformer),
-    )
+    components = {
+        "scheduler": FlowMatchEulerDiscreteScheduler(**DYNAMIC),
+        "vae": NoAutoencoder(32, 8),
+        "text_encoder": None,
+        "tokenizer": None,
+        "transformer": initialised(transformer),
+    }
+    text = diffusers.LTXPipeline(**components)
+    pipe = diffusers.LTXImageToVideoPipeline(**components) if picture else text
     mask = torch.ones(1, 6)
     call = {
         "prompt_embeds": randn(1, 6, 16),
@@ -208,4 +236,20 @@ def ltx() -> Family:
         "num_frames": 17,
         "guidance_scale": 1.0,
     }
-    return Family(pipe, call, {"guidance_scale": 3.0, "guidance_rescale": 0.7}, 32, **TOKENS)
+    family = Family(pipe, call, {"guidance_scale": 3.0, "guidance_rescale": 0.7}, 32, **TOKENS)
+    if not picture:
+        return family
+    call["image"] = randn(1, 3, 256, 192, seed=3).sigmoid()
+
+    def unpack(x, height, width):
+        return (x if x.ndim == 5 else planes_of(x, height, width))[:, :, -2:]
+
+    # Between the denoiser's tokens and the solver's planes the pipeline takes the picture away.
+    def pack(planes):
+        return tokens_of(after_a_picture(planes))
+
+    return replace(family, twin=text, clean=True, pack=pack, unpack=unpack, sample=lambda x: x)
+
+
+def ltx_i2v() -> Family:
+    return ltx(picture=True)

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from spectral_kernels.adapters.diffusers.forecast import ForecastConfig, Forecasting, apply_forecast
-from spectral_kernels.adapters.diffusers.models import MODELS, Size
+from spectral_kernels.adapters.diffusers.grids import Size
+from spectral_kernels.adapters.diffusers.models import MODELS, tokens_of
 from spectral_kernels.adapters.diffusers.progressive import (
     Progressive,
     ProgressiveConfig,
     apply_progressive,
     schedule_of,
-    tokens_of,
 )
 from spectral_kernels.adapters.diffusers.runs import Handle, Summary
 

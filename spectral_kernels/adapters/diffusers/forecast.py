@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from spectral_kernels.adapters.diffusers.models import Arguments, Model, denoisers_of, facts_of, unwrapped
+from spectral_kernels.adapters.diffusers.grids import Arguments
+from spectral_kernels.adapters.diffusers.models import Model, denoisers_of, facts_of, unwrapped
 from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
 from spectral_kernels.adapters.diffusers.swap import Blocks, answer_of, feature_of
 from spectral_kernels.adapters.diffusers.transition import Grid, expand_history
@@ -241,11 +242,8 @@ class Denoiser:
         facts, state = self.facts, arguments[self.facts.state]
         height, width = facts.grid(arguments)
         rows, columns = height // facts.multiple, width // facts.multiple
-        if facts.layout is None:
-            return (state.shape[2] if state.ndim == 5 else 1), rows, columns, 0
-        if facts.frames:
-            return state.shape[1] // (rows * columns), rows, columns, 0
-        return 1, rows, columns, state.shape[1] - rows * columns
+        frames = facts.frames(self.base, arguments)
+        return frames, rows, columns, 0 if facts.layout is None else state.shape[1] - frames * rows * columns
 
     def forget(self) -> None:
         self.run = None

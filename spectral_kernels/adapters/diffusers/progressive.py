@@ -22,24 +22,22 @@ from torch import Tensor
 
 from spectral_kernels import wavelets
 from spectral_kernels.adapters.diffusers import solvers
+from spectral_kernels.adapters.diffusers.grids import Arguments, Size
 from spectral_kernels.adapters.diffusers.models import (
     MIXED_STATES,
-    Arguments,
     Model,
-    Size,
     denoisers_of,
     facts_of,
+    tokens_of,
     unwrapped,
 )
 from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
-from spectral_kernels.expand import dct_truncate, dwt_truncate, fft_truncate, spectral_lift
-from spectral_kernels.layouts import Layout
+from spectral_kernels.adapters.diffusers.states import OPS, States
 from spectral_kernels.schedule import ResolutionSchedule, resolution_schedule, stage_sizes
 from spectral_kernels.spectrum import PowerLaw
 from spectral_kernels.timesteps import timestep_of
 
 OP = "apply_progressive"
-TRUNCATE = {"dct": dct_truncate, "fft": fft_truncate}
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class ProgressiveConfig:
     precision: str = "exact"
 
     def __post_init__(self):
-        if self.basis not in TRUNCATE:
+        if self.basis not in OPS:
             try:
                 wavelets.canonical("ProgressiveConfig", self.basis)
             except ValueError as error:
@@ -109,8 +107,7 @@ class Run:
 
     scheduler: Any
     timesteps: Tensor
-    facts: Model
-    fine: Size
+    states: States
     steps: list[Step]
     history: dict[str, Any] = field(default_factory=dict)
     original_step: Any = None
@@ -132,13 +129,12 @@ class Progressive(Handle):
             raise ValueError(f"{OP}: {type(pipe).__name__} is progressive already; call remove() on its handle first")
         self._watch.applied["progressive"] = self
         self._watch.closing.append(self._close)
-        before, self._own_step = uncompiled(self._before), uncompiled(self._step)
-        self._hooks = [
-            module.register_forward_pre_hook(
-                functools.partial(before, facts[name], positional(unwrapped(module))), with_kwargs=True, prepend=True
-            )
-            for name, module in modules.items()
-        ]
+        before, after, self._own_step = map(uncompiled, (self._before, self._after, self._step))
+        self._hooks = []
+        for name, module in modules.items():
+            own = functools.partial(before, facts[name], positional(unwrapped(module)))
+            self._hooks.append(module.register_forward_pre_hook(own, with_kwargs=True, prepend=True))
+            self._hooks.append(module.register_forward_hook(after))
         self._summary = Summary(pipeline=type(pipe).__name__, schedule=config.schedule, stages="known after a call")
 
     def remove(self) -> None:
@@ -161,9 +157,6 @@ class Progressive(Handle):
         name = type(pipe).__name__
         if name in MIXED_STATES:
             raise ValueError(f"{OP}: {name} cannot be progressive: {MIXED_STATES[name]}; use apply_forecast")
-        if getattr(getattr(pipe, "config", None), "expand_timesteps", False) and "ImageToVideo" in name:
-            raise ValueError(f"{OP}: {name} with expand_timesteps holds a clean first frame in its noisy state; use "
-                             "apply_forecast")  # fmt: skip
 
     @staticmethod
     def _check_denoiser(module: torch.nn.Module) -> Model:
@@ -172,9 +165,6 @@ class Progressive(Handle):
             raise ValueError(
                 f"{OP}: {type(own).__name__} predicts noise (eps), not the velocity of a flow; use apply_forecast"
             )
-        if getattr(own.config, "image_condition_type", None) == "token_replace":
-            raise ValueError(f"{OP}: {type(own).__name__} with token_replace holds a clean first frame in its noisy "
-                             "state; use apply_forecast")  # fmt: skip
         if getattr(own, "_parallel_config", None) is not None:
             raise ValueError(
                 f"{OP}: context parallelism splits the tokens of the full grid, so it cannot be combined with "
@@ -200,43 +190,29 @@ class Progressive(Handle):
         if arguments.get("timestep_r") is not None:
             raise ValueError(f"{OP}: timestep_r is the end of a step, which a model of mean flow predicts at once, and "
                              "coarse steps end elsewhere; remove() the handle for this call")  # fmt: skip
-        step = run.steps[k]
+        step, states = run.steps[k], run.states
+        facts.regrid(arguments, states.fine, step.size)
         state = arguments[facts.state]
-        shrink = functools.partial(self._shrunk, facts, module, run.fine, step)
-        facts.regrid(arguments, run.fine, step.size)
+        shrink = functools.partial(states.coarse, size=step.size, level=step.level)
         arguments[facts.state] = [shrink(one[None])[0] for one in state] if isinstance(state, list) else shrink(state)
         if self.config.schedule == "matched":
-            # UniPC's and DPM++'s timesteps are whole, the coarse level is not.
-            time = arguments[facts.time]
-            dtype = time.dtype if time.is_floating_point() else torch.float32
-            arguments[facts.time] = torch.full_like(time, timestep_of(step.level, *facts.timestep), dtype=dtype)
+            level = timestep_of(step.level, *facts.timestep)
+            arguments[facts.time] = states.told(arguments[facts.time], level)
         return (), arguments
 
-    def _shrunk(self, facts: Model, module: torch.nn.Module, fine: Size, step: Step, state: Tensor) -> Tensor:
-        """The coarse state; text or reference tokens and clean condition channels keep their meaning."""
-        before, after = state[:, :0], state[:, :0]
-        channel = 1 if facts.layout is None else 2
-        if facts.layout is not None:
-            tokens = state.shape[1] if facts.frames else tokens_of(facts, fine)
-            start = state.shape[1] - tokens if facts.text_first else 0
-            before, state, after = state.split([start, tokens, state.shape[1] - start - tokens], dim=1)
-        own = _state_channels(facts, module, state.shape[channel])
-        noisy, clean = state.split([own, state.shape[channel] - own], dim=channel)
-        parts = [self._truncate(facts, noisy, fine, step.size, step.level, self.config.align)]
-        if clean.shape[channel]:
-            parts.append(self._truncate(facts, clean, fine, step.size, 0.0, True))
-        coarse = torch.cat(parts, dim=channel) if len(parts) > 1 else parts[0]
-        if facts.layout is None or not (before.shape[1] or after.shape[1]):
-            return coarse
-        return torch.cat([before, coarse, after], dim=1)
-
-    def _truncate(self, facts: Model, x: Tensor, fine: Size, coarse: Size, level: float, align: bool) -> Tensor:
-        planes, layout = _frames(facts, x, fine)
-        basis = self.config.basis
-        truncate = TRUNCATE.get(basis) or functools.partial(dwt_truncate, wavelet=basis)
-        factor: dict[str, Any] = {"t": level} if align else {"normalize": False}
-        y = truncate(planes, size=coarse, layout=layout, precision=self.config.precision, **factor)
-        return y if layout is None else y.reshape(x.shape[0], -1, x.shape[2])
+    def _after(self, module: torch.nn.Module, args: tuple, out: Any) -> Any:
+        """Forward hook: an answer at full size, where the pipeline takes it apart before the solver's step."""
+        run = self._run
+        if run is None or not run.states.embeds or run.timesteps is not self._watch.timesteps:
+            return None
+        k = self._watch.step
+        if k >= len(run.steps) or not run.steps[k].coarse:
+            return None
+        size = run.steps[k].size
+        if isinstance(out, tuple):
+            return (run.states.embedded(out[0], size), *out[1:])
+        out.sample = run.states.embedded(out.sample, size)
+        return out
 
     def _step(self, run: Run, model_output: Tensor, timestep: Any, sample: Tensor, *args, **kwargs):
         """In place of `scheduler.step` while a run lasts: lift the coarse velocity, then let the solver work."""
@@ -244,21 +220,10 @@ class Progressive(Handle):
         if run is self._run and run.timesteps is self._watch.timesteps and k < len(run.steps):
             step = run.steps[k]
             if step.coarse:
-                model_output = self._lift(run, step, model_output, sample)
+                model_output = run.states.lifted(model_output, sample, step.size, step.level)
             if step.first and self.config.schedule != "matched":
                 solvers.restore(run.scheduler, run.history)
         return run.original_step(model_output, timestep, sample, *args, **kwargs)
-
-    def _lift(self, run: Run, step: Step, velocity: Tensor, sample: Tensor) -> Tensor:
-        dtype, facts = velocity.dtype, run.facts
-        if facts.layout is not None:
-            frames = sample.shape[1] // tokens_of(facts, run.fine)
-            velocity = velocity[:, : frames * tokens_of(facts, step.size)]
-        v, layout = _frames(facts, velocity.to(sample.dtype), step.size)
-        z, _ = _frames(facts, sample, run.fine)
-        options = {"basis": self.config.basis, "layout": layout, "precision": self.config.precision}
-        lifted = spectral_lift(z, v, t=step.level, size=run.fine, align=self.config.align, **options)
-        return lifted.reshape(sample.shape).to(dtype)
 
     def _start(self, facts: Model, arguments: Arguments, module: torch.nn.Module) -> Run:
         """The stages of a run, at its first call of a denoiser: the one place that waits for the device."""
@@ -282,7 +247,7 @@ class Progressive(Handle):
         ]
         for last, step in pairwise(steps):
             step.first = step.size != last.size
-        run = Run(scheduler, self._watch.timesteps, facts, fine, steps)
+        run = Run(scheduler, self._watch.timesteps, self._states(facts, unwrapped(module), arguments, fine), steps)
         self._summary = self._describe(plan, facts)
         if any(step.coarse for step in steps):
             run.history = solvers.history(scheduler)
@@ -291,6 +256,20 @@ class Progressive(Handle):
             run.original_step = scheduler.step
             scheduler.step = functools.wraps(scheduler.step)(functools.partial(self._own_step, run))
         return run
+
+    def _states(self, facts: Model, module: torch.nn.Module, arguments: Arguments, fine: Size) -> States:
+        frames = facts.frames(module, arguments)
+        channels = getattr(module.config, "out_channels", None) if facts.conditions else None
+        return States(
+            facts,
+            fine,
+            frames,
+            facts.clean(module, arguments, frames),
+            channels,
+            self.config.basis,
+            self.config.align,
+            self.config.precision,
+        )
 
     def _plan(self, levels: list[float], fine: Size, facts: Model) -> ResolutionSchedule:
         config = self.config
@@ -390,21 +369,3 @@ def schedule_of(config: ProgressiveConfig, levels: Sequence[float], fine: Size, 
         return resolution_schedule(levels, sizes, transition_sigmas=config.transition_sigmas, **options)
     spectrum = config.spectrum if config.spectrum is not None else facts.spectrum
     return resolution_schedule(levels, sizes, spectrum, config.delta, **options)
-
-
-def tokens_of(facts: Model, size: Size) -> int:
-    """Tokens of one frame."""
-    return (size[0] // facts.multiple) * (size[1] // facts.multiple)
-
-
-def _state_channels(facts: Model, module: torch.nn.Module, given: int) -> int:
-    """Channels of the noisy state; a model may take clean conditions in further ones."""
-    out = getattr(unwrapped(module).config, "out_channels", None)
-    return min(given, out) if facts.conditions and out else given
-
-
-def _frames(facts: Model, x: Tensor, size: Size) -> tuple[Tensor, Layout | None]:
-    """A state as the ops take it: every frame of tokens is a sample of its own."""
-    if facts.layout is None:
-        return x, None
-    return x.reshape(-1, tokens_of(facts, size), x.shape[2]), facts.layout(*size)

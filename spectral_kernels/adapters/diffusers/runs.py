@@ -54,8 +54,8 @@ class Watch:
 
     @property
     def timesteps(self) -> Any:
-        """The timesteps of the present run, or None between two runs."""
-        if getattr(self.scheduler, "num_inference_steps", None) is None:
+        """The timesteps of the present run, or None between two runs, and when the pipeline is gone."""
+        if self.pipe is None or getattr(self.scheduler, "num_inference_steps", None) is None:
             return None
         timesteps = getattr(self.scheduler, "timesteps", None)
         return None if timesteps is self._closed else timesteps

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames in a progressive run: a clean picture before the noisy ones. test_diffusers_progressive.py compares such runs
+with the explicit loop, as all others."""
+
+import pytest
+import torch
+from bits import assert_same_bits
+
+pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
+
+from coarse_loop import distance, of_frames
+from pipelines import family, run
+
+from spectral_kernels.adapters.diffusers import ProgressiveConfig, apply_progressive
+from spectral_kernels.adapters.diffusers.grids import clean_at_time_zero
+
+STEPS = 6
+CLEAN = ["wan_ti2v_picture", "hunyuan_i2v_replace", "ltx_i2v"]
+
+
+@pytest.mark.parametrize("schedule", ["published", "respaced", "matched"])
+@pytest.mark.parametrize("name", CLEAN)
+def test_a_clean_first_frame_keeps_its_bits(name, schedule):
+    made = family(name)  # without guidance the denoiser is handed the pipeline's own memory
+    plain = run(made, STEPS)
+    with apply_progressive(made.pipe, ProgressiveConfig(schedule=schedule, transition_sigmas=[0.7])) as handle:
+        fast = run(made, STEPS)
+    assert 0 < handle.summary()["stages"][0]["steps"] < STEPS
+    before, after = of_frames(plain, *made.grid), of_frames(fast, *made.grid)
+    assert_same_bits(after[:, :, 0].contiguous(), before[:, :, 0].contiguous())
+    assert all(distance(after[:, :, frame], before[:, :, frame]) > 0.01 for frame in (1, 2))
+
+
+def times_of_frames(*times: float):
+    """A time per token of frames of 32 x 48 latent pixels, in patches of 2."""
+    made = family("wan_ti2v")
+    return made.pipe.transformer, {"timestep": torch.tensor(times).repeat_interleave(16 * 24)[None]}
+
+
+@pytest.mark.parametrize(("times", "clean"), [((900, 900), 0), ((0, 900, 900), 1), ((0, 0, 900), 2)])
+def test_frames_at_time_zero_are_clean(times, clean):
+    assert clean_at_time_zero(*times_of_frames(*times), len(times)) == clean
+
+
+@pytest.mark.parametrize("times", [(0, 500, 900), (900, 900, 0), (0, 0, 0)])
+def test_frames_at_levels_of_their_own_are_refused(times):
+    with pytest.raises(ValueError, match="noise levels of their own"):
+        clean_at_time_zero(*times_of_frames(*times), 3)
+
+
+def test_conditions_among_the_tokens_are_refused():
+    class LTXConditionPipeline:
+        transformer = family("ltx").pipe.transformer
+
+    with pytest.raises(ValueError, match="tokens inside the state at noise levels and coordinates of their own"):
+        apply_progressive(LTXConditionPipeline())
