@@ -23,7 +23,7 @@ from torch import Tensor
 from reference import wavelets
 from reference.bases import fft as fourier
 
-TAKES_PICTURES = ("image", "mask_image", "strength")
+TAKES_PICTURES = ("image", "mask_image", "strength", "video", "mask")
 
 
 def ratio_of(fine, coarse) -> float:
@@ -146,12 +146,13 @@ def staged(family: Family, plain: Recorder, spectra: Spectra, size, state: Tenso
     call = call | sized(family, size) | {"latents": family.pack(state)}
     if family.twin is None:
         return recorded(family, *levels, **call)
-    twin = replace(family, pipe=family.twin, call={k: v for k, v in family.call.items() if k not in TAKES_PICTURES})
+    twin = family
+    if family.twin is not family.pipe:
+        words = {name: value for name, value in family.call.items() if name not in TAKES_PICTURES}
+        twin = replace(family, pipe=family.twin, call=words)
     twin.pipe.scheduler = family.pipe.scheduler
-    pictured = (
-        with_picture(family, plain, spectra, size) if family.clean else with_conditions(family, plain, spectra, size)
-    )
-    with before_calls(twin.pipe, pictured):
+    given = {"first": with_first_frame, "last": with_last_frame, None: with_conditions}[family.clean]
+    with before_calls(twin.pipe, given(family, plain, spectra, size)):
         return recorded(twin, *levels, **call)
 
 
@@ -164,6 +165,10 @@ def with_conditions(family: Family, plain: Recorder, spectra: Spectra, size):
     if given.shape[channel] and tuple(size) != tuple(family.grid):
         given = family.sample(spectra.lowpassed(family.unpack(given, *family.grid), size))
     others = {name: inputs[name] for name in ("image_embeds",) if name in inputs}
+    if "control_hidden_states" in inputs:
+        control = inputs["control_hidden_states"]
+        whole = tuple(size) == tuple(family.grid)
+        others["control_hidden_states"] = control if whole else spectra.lowpassed(control, size)
 
     def pictured(kwargs):
         state = kwargs["hidden_states"].movedim(channel, -1)[..., :own].movedim(-1, channel)
@@ -178,7 +183,7 @@ def of_frames(x: Tensor, height: int, width: int) -> Tensor:
     return x if x.ndim == 5 else x.transpose(1, 2).unflatten(2, (-1, height, width))
 
 
-def with_picture(family: Family, plain: Recorder, spectra: Spectra, size):
+def with_first_frame(family: Family, plain: Recorder, spectra: Spectra, size):
     """Puts the clean picture in the first frame's place, at time 0 where the denoiser is told every token's."""
     picture = of_frames(plain.inputs["hidden_states"], *family.grid)[:1, :, :1]
     if tuple(size) != tuple(family.grid):
@@ -195,6 +200,19 @@ def with_picture(family: Family, plain: Recorder, spectra: Spectra, size):
             times[:, 0] = 0
             time = times.flatten(1)
         return kwargs | {"hidden_states": planes, "timestep": time}
+
+    return pictured
+
+
+def with_last_frame(family: Family, plain: Recorder, spectra: Spectra, size):
+    """Puts the clean picture in the last frame's place, after the tokens of the state."""
+    picture = family.unpack(plain.inputs["hidden_states"], *family.grid)[:, :, -1:]
+    if tuple(size) != tuple(family.grid):
+        picture = spectra.lowpassed(picture, size)
+
+    def pictured(kwargs):
+        frames = family.unpack(kwargs["hidden_states"], *size)
+        return kwargs | {"hidden_states": family.pack(torch.cat([frames[:, :, :-1], picture], dim=2))}
 
     return pictured
 

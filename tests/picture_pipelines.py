@@ -4,10 +4,8 @@
 from dataclasses import replace
 
 import diffusers
-import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2, AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
-from PIL import Image
 from pipeline_parts import DYNAMIC, PATCHES, TOKENS, Family, autoencoder, initialised, planes_of, randn, tokens_of
 
 
@@ -107,31 +105,23 @@ def flux2_transformer(guidance: bool):
     )
 
 
-def flux2(klein: bool = False) -> Family:
-    cls = diffusers.Flux2KleinPipeline if klein else diffusers.Flux2Pipeline
+def flux2(cls=diffusers.Flux2Pipeline) -> Family:
     pipe = cls(
         scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC),
         vae=autoencoder(AutoencoderKLFlux2),
-        transformer=flux2_transformer(not klein),
+        transformer=flux2_transformer(cls is diffusers.Flux2Pipeline),
         text_encoder=None,
         tokenizer=None,
     )
     call = {"prompt_embeds": randn(1, 8, 32), "height": 64, "width": 48}
-    if klein:
-        call |= {"negative_prompt_embeds": randn(1, 8, 32, seed=2), "guidance_scale": 1.0}
-    # `latents=` of these two pipelines are the 4 C channels of the packed grid, as planes.
-    return Family(pipe, call, {"guidance_scale": 4.0} if klein else None, 4, unpack=planes_of, sample=tokens_of)
+    # `latents=` of these pipelines are the 4 C channels of the packed grid, as planes.
+    return Family(pipe, call, None, 4, unpack=planes_of, sample=tokens_of)
 
 
 def flux2_klein() -> Family:
-    return flux2(klein=True)
-
-
-def flux2_klein_reference() -> Family:
-    family = flux2(klein=True)
-    pixels = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    family.call["image"] = [Image.fromarray(pixels)]
-    return family
+    family = flux2(diffusers.Flux2KleinPipeline)
+    call = family.call | {"negative_prompt_embeds": randn(1, 8, 32, seed=2), "guidance_scale": 1.0}
+    return replace(family, call=call, guided={"guidance_scale": 4.0})
 
 
 def zimage() -> Family:
@@ -166,7 +156,7 @@ def zimage() -> Family:
     return Family(pipe, call, {"guidance_scale": 3.0, "cfg_normalization": True}, 2)
 
 
-def qwen() -> Family:
+def qwen(cls=diffusers.QwenImagePipeline, **model) -> Family:
     transformer = diffusers.QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=64,
@@ -177,13 +167,15 @@ def qwen() -> Family:
         joint_attention_dim=16,
         guidance_embeds=False,
         axes_dims_rope=(4, 4, 8),
+        **model,
     )
-    pipe = diffusers.QwenImagePipeline(
+    pipe = cls(
         scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC, shift_terminal=0.02),
         vae=qwen_autoencoder(),
         transformer=initialised(transformer),
         text_encoder=None,
         tokenizer=None,
+        **({} if cls is diffusers.QwenImagePipeline else {"processor": None}),
     )
     mask = torch.ones(1, 6, dtype=torch.long)
     call = {"prompt_embeds": randn(1, 6, 16), "prompt_embeds_mask": mask, "height": 64, "width": 48}

@@ -29,7 +29,7 @@ class Family:
     cell      image pixels per latent pixel, so that (height, width) = cell * grid
     pack      planes [B, C, (F,) H, W] of the model's grid to the pipeline's `latents=`
     twin      a pipeline of text alone around the same denoisers, where the pipeline itself takes pictures
-    clean     the first frame is a picture that the pipeline keeps clean inside the state
+    clean     the "first" or "last" frame of the denoiser's tokens is a picture that stays clean
     sample    planes to what the scheduler steps; `pack` where it is not given
     unpack    (sample, H, W) to planes
     """
@@ -42,7 +42,7 @@ class Family:
     unpack: Callable[[Tensor, int, int], Tensor] = lambda x, height, width: x
     sample: Callable[[Tensor], Tensor] | None = None
     twin: Any = None
-    clean: bool = False
+    clean: str | None = None
 
     def __post_init__(self):
         self.sample = self.sample or self.pack

@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 
+import editing_pipelines as editing
+import further_pipelines as further
 import picture_pipelines as pictures
 import torch
 import video_pipelines as videos
@@ -18,9 +20,12 @@ FAMILIES: dict[str, Callable[[], Family]] = {
         pictures.flux_schnell,
         pictures.flux2,
         pictures.flux2_klein,
-        pictures.flux2_klein_reference,
+        editing.flux2_klein_reference,
+        editing.flux2_klein_kv,
         pictures.zimage,
         pictures.qwen,
+        editing.qwen_edit,
+        editing.qwen_layered,
         pictures.sd3,
         pictures.krea2,
         pictures.ideogram4,
@@ -40,6 +45,15 @@ FAMILIES: dict[str, Callable[[], Family]] = {
         videos.hunyuan15_i2v,
         videos.ltx,
         videos.ltx_i2v,
+        further.chroma,
+        further.ovis,
+        further.longcat,
+        further.lumina2,
+        further.auraflow,
+        further.cogview4,
+        further.sana,
+        further.skyreels,
+        further.wan_vace,
         pictures.sdxl,
     )
 }

@@ -11,7 +11,7 @@ pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
 from coarse_loop import distance, of_frames
 from pipelines import family, run
 
-from spectral_kernels.adapters.diffusers import ProgressiveConfig, apply_progressive
+from spectral_kernels.adapters.diffusers import ProgressiveConfig, apply_forecast, apply_progressive
 from spectral_kernels.adapters.diffusers.grids import clean_at_time_zero
 
 STEPS = 6
@@ -39,7 +39,7 @@ def times_of_frames(*times: float):
 
 @pytest.mark.parametrize(("times", "clean"), [((900, 900), 0), ((0, 900, 900), 1), ((0, 0, 900), 2)])
 def test_frames_at_time_zero_are_clean(times, clean):
-    assert clean_at_time_zero(*times_of_frames(*times), len(times)) == clean
+    assert clean_at_time_zero(*times_of_frames(*times), len(times)) == slice(0, clean)
 
 
 @pytest.mark.parametrize("times", [(0, 500, 900), (900, 900, 0), (0, 0, 0)])
@@ -48,9 +48,18 @@ def test_frames_at_levels_of_their_own_are_refused(times):
         clean_at_time_zero(*times_of_frames(*times), 3)
 
 
-def test_conditions_among_the_tokens_are_refused():
-    class LTXConditionPipeline:
-        transformer = family("ltx").pipe.transformer
+REFUSED = {
+    "LTXConditionPipeline": "tokens inside the state at noise levels and coordinates of their own",
+    "LTXI2VLongMultiPromptPipeline": "a window of a longer video",
+    "SkyReelsV2DiffusionForcingPipeline": "a copy of the scheduler for every frame",
+}
 
-    with pytest.raises(ValueError, match="tokens inside the state at noise levels and coordinates of their own"):
-        apply_progressive(LTXConditionPipeline())
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_loops_that_are_not_understood_are_refused(name):
+    pipe = type(name, (), {"transformer": family("skyreels" if "Sky" in name else "ltx").pipe.transformer})()
+    with pytest.raises(ValueError, match=f"{name} cannot be .*{REFUSED[name]}"):
+        apply_progressive(pipe)
+    if "Sky" in name:
+        with pytest.raises(ValueError, match=f"{name} cannot be .*{REFUSED[name]}"):
+            apply_forecast(pipe)

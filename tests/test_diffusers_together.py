@@ -26,7 +26,7 @@ from spectral_kernels.adapters.diffusers.models import MODELS  # noqa: E402
 from spectral_kernels.adapters.diffusers.transition import expand_history  # noqa: E402
 from spectral_kernels.forecaster import Forecaster  # noqa: E402
 
-FLOW = [name for name in FAMILIES if name != "sdxl"]
+FLOW = [name for name in FAMILIES if name not in ("sdxl", "wan_vace")]
 STEPS = 12
 FORECAST = ForecastConfig(warmup=3, rewarm=2)
 

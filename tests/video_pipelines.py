@@ -21,6 +21,12 @@ from pipeline_parts import (
 )
 
 
+def flow_unipc() -> UniPCMultistepScheduler:
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+
+
 def wan_transformer(seed: int, in_channels: int = 16):
     transformer = diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2),
@@ -42,16 +48,13 @@ def wan(experts: bool = False, expand_timesteps: bool = False, picture: bool = F
     vae = AutoencoderKLWan(
         base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
     )
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
-    )
     # Beside the 16 state channels, 16 of the picture's latents and 4 that say which frames are given.
     channels = 36 if picture and not expand_timesteps else 16
     components = {
         "tokenizer": None,
         "text_encoder": None,
         "vae": initialised(vae),
-        "scheduler": scheduler,
+        "scheduler": flow_unipc(),
         "transformer": wan_transformer(0, channels),
         "transformer_2": wan_transformer(1, channels) if experts else None,
         "boundary_ratio": 0.875 if experts else None,
@@ -69,7 +72,7 @@ def wan(experts: bool = False, expand_timesteps: bool = False, picture: bool = F
     }
     if picture:
         call["image"] = randn(1, 3, 64, 96, seed=3).sigmoid()
-    clean = picture and expand_timesteps
+    clean = "first" if picture and expand_timesteps else None
     return Family(pipe, call, {"guidance_scale": 4.0}, 8, twin=text if picture else None, clean=clean)
 
 
@@ -136,7 +139,7 @@ def hunyuan(picture: str | None = None) -> Family:
     if picture == "token_replace":
         # The solver steps two of three frames.
         frames = {"pack": after_a_picture, "unpack": lambda x, height, width: x[:, :, -2:], "sample": lambda x: x}
-        return replace(family, clean=True, **frames)
+        return replace(family, clean="first", **frames)
     return family
 
 
@@ -248,7 +251,7 @@ def ltx(picture: bool = False) -> Family:
     def pack(planes):
         return tokens_of(after_a_picture(planes))
 
-    return replace(family, twin=text, clean=True, pack=pack, unpack=unpack, sample=lambda x: x)
+    return replace(family, twin=text, clean="first", pack=pack, unpack=unpack, sample=lambda x: x)
 
 
 def ltx_i2v() -> Family:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from spectral_kernels.adapters.diffusers.grids import Arguments
-from spectral_kernels.adapters.diffusers.models import Model, denoisers_of, facts_of, unwrapped
+from spectral_kernels.adapters.diffusers.models import Model, denoisers_of, facts_of, given_tokens, unwrapped
 from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
 from spectral_kernels.adapters.diffusers.swap import Blocks, answer_of, feature_of
 from spectral_kernels.adapters.diffusers.transition import Grid, expand_history
@@ -179,7 +179,8 @@ class Denoiser:
         step = self.owner.clock.step
         state = arguments.get(self.facts.state)
         state = state if state is not None else next(iter([*args, *kwargs.values()]), None)
-        self.tokens = state.shape[1] if isinstance(state, Tensor) and state.ndim > 1 else 0
+        if self.facts.feature == "image":
+            self.tokens = given_tokens(self.facts, state)
         self.branch = branch = self._branch(run, step)
         history = self._history(branch, run, step, _shape(state), arguments)
         branch.last = step

@@ -191,10 +191,7 @@ class Progressive(Handle):
             raise ValueError(f"{OP}: timestep_r is the end of a step, which a model of mean flow predicts at once, and "
                              "coarse steps end elsewhere; remove() the handle for this call")  # fmt: skip
         step, states = run.steps[k], run.states
-        facts.regrid(arguments, states.fine, step.size)
-        state = arguments[facts.state]
-        shrink = functools.partial(states.coarse, size=step.size, level=step.level)
-        arguments[facts.state] = [shrink(one[None])[0] for one in state] if isinstance(state, list) else shrink(state)
+        states.coarse(arguments, step.size, step.level)
         if self.config.schedule == "matched":
             level = timestep_of(step.level, *facts.timestep)
             arguments[facts.time] = states.told(arguments[facts.time], level)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels.adapters.diffusers.grids import Size
+from spectral_kernels.adapters.diffusers.grids import Arguments, Size
 from spectral_kernels.adapters.diffusers.models import Model, tokens_of
 from spectral_kernels.expand import (
     dct_expand,
@@ -29,37 +29,54 @@ class States:
     """How the state of one run lies in the tensors of its pipeline.
 
     fine      the full grid
-    frames    of the state
-    clean     how many of its first frames are clean: pictures that a video begins with
+    frames    that lie on it
+    clean     those of them that are pictures, at time 0
     channels  of the state; a model may take clean conditions in further ones
     """
 
     facts: Model
     fine: Size
     frames: int
-    clean: int
+    clean: slice
     channels: int | None
     basis: str
     align: bool
     precision: str
 
-    def coarse(self, state: Tensor, size: Size, level: float) -> Tensor:
-        """What the denoiser is given: the state at a coarse size, its text, references and conditions beside it."""
-        if self.facts.layout is None:
-            return self._coarse_state(state, size, level, channel=1)
+    def coarse(self, arguments: Arguments, size: Size, level: float) -> None:
+        """The denoiser's arguments at a coarse size, in place: the state, and what beside it lies on the grid."""
+        facts, state = self.facts, arguments[self.facts.state]
+        if isinstance(state, list):
+            arguments[facts.state] = [self._coarse_planes(one[None], size, level)[0] for one in state]
+        elif facts.layout is None:
+            arguments[facts.state] = self._coarse_planes(state, size, level)
+        else:
+            arguments[facts.state] = self._coarse_tokens(state, arguments, size, level)
+        for name in facts.planes:
+            arguments[name] = self._truncated(arguments[name], size)
+        facts.regrid(arguments, self.fine, size, self.frames)
+
+    def _coarse_tokens(self, state: Tensor, arguments: Arguments, size: Size, level: float) -> Tensor:
+        """Tokens of text and of reference pictures stay."""
         tokens = self.frames * tokens_of(self.facts, self.fine)
-        start = state.shape[1] - tokens if self.facts.text_first else 0
-        before, state, after = state.split([start, tokens, state.shape[1] - start - tokens], dim=1)
-        coarse = self._coarse_state(state, size, level, channel=2)
+        start = self.facts.before(arguments, state.shape[1], tokens)
+        if start + tokens > state.shape[1]:
+            raise ValueError(
+                f"apply_progressive: {self.frames} x {self.fine} are {tokens} tokens, but the denoiser was called with "
+                f"{state.shape[1]}; this pipeline lays out its state in another way, use apply_forecast alone"
+            )
+        before, own, after = state.tensor_split((start, start + tokens), dim=1)
+        coarse = self._coarse_planes(own, size, level)
         return torch.cat([before, coarse, after], dim=1) if before.shape[1] or after.shape[1] else coarse
 
-    def _coarse_state(self, state: Tensor, size: Size, level: float, channel: int) -> Tensor:
+    def _coarse_planes(self, state: Tensor, size: Size, level: float) -> Tensor:
+        channel = 1 if self.facts.layout is None else 2
         own = min(self.channels or state.shape[channel], state.shape[channel])
         noisy, conditions = state.split([own, state.shape[channel] - own], dim=channel)
         coarse = self._truncated(noisy, size, **({"t": level} if self.align else {"normalize": False}))
-        if self.clean:
-            pictures = self._by_frame(noisy)[:, : self.clean]
-            self._by_frame(coarse)[:, : self.clean] = self._truncated(pictures, size)
+        if self.pictured:
+            pictures = self._by_frame(noisy)[:, self.clean]
+            self._by_frame(coarse)[:, self.clean] = self._truncated(pictures, size)
         if not conditions.shape[channel]:
             return coarse
         return torch.cat([coarse, self._truncated(conditions, size)], dim=channel)
@@ -72,15 +89,19 @@ class States:
         """The denoiser's argument of time at another level; tokens of clean frames keep theirs."""
         # UniPC's and DPM++'s timesteps are whole, the coarse level is not.
         told = torch.full_like(time, timestep, dtype=time.dtype if time.is_floating_point() else torch.float32)
-        if self.clean and time.ndim == 2:
-            own = self.clean * (time.shape[1] // self.frames)
-            told[:, :own] = time[:, :own]
+        if self.pictured and time.ndim == 2:
+            frames = (self.frames, -1)
+            told.unflatten(1, frames)[:, self.clean] = time.unflatten(1, frames)[:, self.clean]
         return told
 
     @property
+    def pictured(self) -> bool:
+        return self.clean.stop > self.clean.start
+
+    @property
     def embeds(self) -> bool:
-        """Must answers have the full size? A pipeline takes clean tokens out of them before the solver's step."""
-        return bool(self.clean) and self.facts.layout is not None
+        """Must the denoiser's answers have the full size, because the pipeline takes the pictures out of them?"""
+        return self.pictured and self.facts.unpacked
 
     def embedded(self, answer: Tensor, size: Size) -> Tensor:
         """A coarse answer in the low band of the full grid, of the same norm: guidance that rescales sees no change."""
@@ -95,7 +116,8 @@ class States:
         if self.embeds:
             velocity = self._truncated(velocity, size, normalize=False)
         elif self.facts.layout is not None:
-            velocity = velocity[:, : self.frames * tokens_of(self.facts, size)]
+            frames = sample.shape[1] // tokens_of(self.facts, self.fine)
+            velocity = velocity[:, : frames * tokens_of(self.facts, size)]
         v, layout = self._planes(velocity, size)
         z, _ = self._planes(sample, self.fine)
         options = {"basis": self.basis, "layout": layout, "precision": self.precision}

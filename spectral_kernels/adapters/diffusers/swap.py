@@ -53,6 +53,11 @@ class Blocks:
     """The lists of blocks of one denoiser, in the order of execution."""
 
     def __init__(self, module: nn.Module, facts: Model, record: Callable[[Any], None], answer: Callable[..., Any]):
+        if not facts.blocks:
+            raise ValueError(
+                f"apply_forecast: the blocks of {type(module).__name__} cannot be left out, each of them is given "
+                "something of its own; use apply_progressive"
+            )
         self._swapped = False
         self._places: list[tuple[nn.Module, str]] = []
         for path in facts.blocks:
