@@ -7,10 +7,11 @@ from unittest import mock
 
 import diffusers
 import numpy as np
+import torch
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus, pipeline_qwenimage_layered
-from picture_pipelines import flux2, flux2_klein, qwen
+from picture_pipelines import flux2, flux2_klein, qwen, zimage
 from PIL import Image
-from pipeline_parts import Family, pack_patches, unpack_patches
+from pipeline_parts import Family, pack_patches, randn, unpack_patches
 from torch import Tensor
 
 
@@ -78,4 +79,15 @@ def flux2_klein_kv() -> Family:
     """Its references' tokens come first, at the first step alone: their keys and values are kept."""
     family = flux2(diffusers.Flux2KleinKVPipeline)
     family.call["image"] = [picture(64, 64)]
+    return family
+
+
+def zimage_omni() -> Family:
+    family = zimage(diffusers.ZImageOmniPipeline, siglip_feat_dim=8, siglip=None, siglip_processor=None)
+    family.pipe.vae.to(torch.bfloat16)  # pictures are encoded in nothing else
+    # The real one asks a vision model.
+    family.pipe.prepare_siglip_embeds = lambda batch_size, **_: [[randn(2, 3, 8, seed=6)] for _ in range(batch_size)]
+    family.call["image"] = [picture(64, 64)]
+    for name in ("prompt_embeds", "negative_prompt_embeds"):  # before the picture, and after it
+        family.call[name] = [[*family.call[name], randn(4, 16, seed=7)]]
     return family

@@ -124,7 +124,7 @@ def flux2_klein() -> Family:
     return replace(family, call=call, guided={"guidance_scale": 4.0})
 
 
-def zimage() -> Family:
+def zimage(cls=diffusers.ZImagePipeline, siglip_feat_dim: int | None = None, **others) -> Family:
     transformer = diffusers.ZImageTransformer2DModel(
         all_patch_size=(2,),
         all_f_patch_size=(1,),
@@ -138,13 +138,15 @@ def zimage() -> Family:
         axes_dims=[4, 4, 8],
         axes_lens=[256, 64, 64],
         t_scale=1000.0,
+        siglip_feat_dim=siglip_feat_dim,
     )
-    pipe = diffusers.ZImagePipeline(
+    pipe = cls(
         scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC),
         vae=autoencoder(shift_factor=0.1, scaling_factor=0.3),
         transformer=initialised(transformer),
         text_encoder=None,
         tokenizer=None,
+        **others,
     )
     call = {
         "prompt_embeds": [randn(7, 16)],

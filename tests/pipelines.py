@@ -23,6 +23,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {
         editing.flux2_klein_reference,
         editing.flux2_klein_kv,
         pictures.zimage,
+        editing.zimage_omni,
         pictures.qwen,
         editing.qwen_edit,
         editing.qwen_layered,

@@ -34,7 +34,9 @@ def shapes_seen(family, **call):
 
     def note(module, args, kwargs):
         state = kwargs["hidden_states"] if "hidden_states" in kwargs else kwargs.get("x", args[0] if args else None)
-        seen.append(tuple(state[0].shape) if isinstance(state, list) else tuple(state.shape))
+        while isinstance(state, list):  # of samples, and a sample's own picture after its references
+            state = state[-1]
+        seen.append(tuple(state.shape))
 
     hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in denoisers(family.pipe)]
     result = run(family, STEPS, **call)

@@ -439,5 +439,5 @@ def apply_forecast(
 
 def _shape(state: Any) -> tuple:
     if isinstance(state, list | tuple):
-        return (len(state), *(tuple(one.shape) for one in state))
+        return tuple(_shape(one) for one in state)
     return tuple(state.shape) if isinstance(state, Tensor) else ()

@@ -22,7 +22,8 @@ def grid_of_hidden_states(arguments: Arguments) -> Size:
 
 
 def grid_of_x(arguments: Arguments) -> Size:
-    return arguments["x"][0].shape[-2:]
+    first = arguments["x"][0]
+    return (first[-1] if isinstance(first, list) else first).shape[-2:]
 
 
 def _rows_and_columns(ids: Tensor) -> Size:

@@ -97,7 +97,7 @@ MODELS: dict[str, Model] = {
         timestep=DATA_FRACTION,
         blocks=("noise_refiner", "context_refiner", "layers"),
         gridded=False,
-        bypass=("controlnet_block_samples", "siglip_feats"),
+        bypass=("controlnet_block_samples",),
     ),
     "QwenImageTransformer2DModel": Model(
         layout=Patches,

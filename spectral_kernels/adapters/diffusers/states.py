@@ -47,7 +47,7 @@ class States:
         """The denoiser's arguments at a coarse size, in place: the state, and what beside it lies on the grid."""
         facts, state = self.facts, arguments[self.facts.state]
         if isinstance(state, list):
-            arguments[facts.state] = [self._coarse_planes(one[None], size, level)[0] for one in state]
+            arguments[facts.state] = [self._coarse_picture(one, size, level) for one in state]
         elif facts.layout is None:
             arguments[facts.state] = self._coarse_planes(state, size, level)
         else:
@@ -55,6 +55,12 @@ class States:
         for name in facts.planes:
             arguments[name] = self._truncated(arguments[name], size)
         facts.regrid(arguments, self.fine, size, self.frames)
+
+    def _coarse_picture(self, picture: Any, size: Size, level: float) -> Any:
+        """Of one sample, which may come after its reference pictures."""
+        if isinstance(picture, list):
+            return [*picture[:-1], self._coarse_picture(picture[-1], size, level)]
+        return self._coarse_planes(picture[None], size, level)[0]
 
     def _coarse_tokens(self, state: Tensor, arguments: Arguments, size: Size, level: float) -> Tensor:
         """Tokens of text and of reference pictures stay."""
