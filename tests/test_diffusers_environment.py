@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything users do around a pipeline, with each method applied: batches, callbacks, interrupts, errors, other
-schedulers, LoRA, offloading, compilation, modular pipelines, shared models."""
-
-import copy
-import gc
-import weakref
+schedulers, LoRA, offloading, compilation, modular pipelines."""
 
 import pytest
 import torch
@@ -12,29 +8,12 @@ from bits import assert_same_bits
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
 
+from applied import METHODS, STEPS, Stop, each  # noqa: E402
 from coarse_loop import distance  # noqa: E402
 from picture_pipelines import flux  # noqa: E402
 from pipelines import family, run  # noqa: E402
 
-from spectral_kernels.adapters.diffusers import (  # noqa: E402
-    ForecastConfig,
-    ProgressiveConfig,
-    apply_acceleration,
-    apply_forecast,
-    apply_progressive,
-)
-
-STEPS = 8
-PUBLISHED = ProgressiveConfig(schedule="published", transition_sigmas=[0.8])
-MATCHED = ProgressiveConfig(schedule="matched", transition_sigmas=[0.7])
-FORECAST = ForecastConfig(warmup=2, flex=0.5)
-METHODS = {
-    "published": lambda pipe: apply_progressive(pipe, PUBLISHED),
-    "matched": lambda pipe: apply_progressive(pipe, MATCHED),
-    "forecast": lambda pipe: apply_forecast(pipe, FORECAST),
-    "both": lambda pipe: apply_acceleration(pipe, progressive=PUBLISHED, forecast=FORECAST),
-}
-each = pytest.mark.parametrize("method", METHODS)
+from spectral_kernels.adapters.diffusers import ProgressiveConfig, apply_progressive  # noqa: E402
 
 
 def generators(*seeds):
@@ -107,10 +86,6 @@ def test_interrupt_leaves_nothing_behind(method):
         part = run(made, STEPS, callback_on_step_end=stop)
         assert part.shape == whole.shape and bool(part.isfinite().all())
         assert_same_bits(run(made, STEPS), whole)
-
-
-class Stop(Exception):
-    pass
 
 
 @each
@@ -374,33 +349,6 @@ def test_modular_pipelines(method):
 
 
 @each
-def test_another_pipeline_with_the_same_transformer_is_left_alone(method):
-    made = family("flux")
-    other = copy.copy(made)
-    other.pipe = diffusers.FluxPipeline(**{**made.pipe.components, "scheduler": copy.deepcopy(made.pipe.scheduler)})
-    other.pipe.set_progress_bar_config(disable=True)
-    plain = run(other, STEPS)
-
-    def fail(pipe, index, timestep, tensors):
-        if index == 2:
-            raise Stop
-        return tensors
-
-    with METHODS[method](made.pipe):
-        assert_same_bits(run(other, STEPS), plain)
-        fast = run(made, STEPS)
-        assert_same_bits(run(other, STEPS), plain)
-        with pytest.raises(Stop):
-            run(made, STEPS, callback_on_step_end=fail)
-        assert_same_bits(run(other, STEPS), plain)
-        with METHODS[method](other.pipe):
-            assert_same_bits(run(other, STEPS), fast)
-            assert_same_bits(run(made, STEPS), fast)
-        assert_same_bits(run(made, STEPS), fast)
-        assert_same_bits(run(other, STEPS), plain)
-
-
-@each
 def test_custom_levels_and_half_precision(method):
     made = flux()
     made.pipe.set_progress_bar_config(disable=True)
@@ -416,15 +364,3 @@ def test_custom_levels_and_half_precision(method):
     assert half.dtype == torch.bfloat16
     # As far from its float32 twin as the plain pipeline in bfloat16 is from its own, within a factor.
     assert distance(half, single) < 2 * distance(half_plain, plain) + 0.01
-
-
-@each
-def test_a_pipeline_is_not_kept_alive(method):
-    made = flux()
-    handle = METHODS[method](made.pipe)
-    made.pipe.set_progress_bar_config(disable=True)
-    run(made, 4)
-    alive = weakref.ref(made.pipe)
-    del made, handle
-    gc.collect()
-    assert alive() is None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spectral_kernels.adapters.diffusers.grids import Arguments
 from spectral_kernels.adapters.diffusers.models import Model, denoisers_of, facts_of, given_tokens, unwrapped
-from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
+from spectral_kernels.adapters.diffusers.runs import Attached, Handle, Hook, Summary, positional, watch
 from spectral_kernels.adapters.diffusers.swap import Blocks, answer_of, feature_of
 from spectral_kernels.adapters.diffusers.transition import Grid, expand_history
 from spectral_kernels.evaluation import evaluation_steps, with_beginnings
@@ -149,14 +149,13 @@ class Denoiser:
         self.tokens = 0
         self.run: Any = None
         self.bypassed = 0
-        before, after = uncompiled(self.before), uncompiled(self.after)
         self.hooks = [
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after, always_call=True),
+            module.register_forward_pre_hook(Hook(self.before), with_kwargs=True),
+            module.register_forward_hook(Hook(self.after), always_call=True),
         ]
         self.own_context = getattr(type(self.base), "cache_context", None)
         if self.own_context is not None:
-            vars(self.base)["cache_context"] = self.in_context
+            Attached(self.base, "cache_context", self.in_context)
 
     def in_context(self, name: str, **kwargs):
         """`cache_context` of the model, with its name on record: pipelines name the branch they compute."""
@@ -255,7 +254,7 @@ class Denoiser:
         self.blocks.restore()
         for hook in self.hooks:
             hook.remove()
-        vars(self.base).pop("cache_context", None)
+        Attached.take_off(self.base, "cache_context")
 
 
 class _Context:
@@ -313,6 +312,7 @@ class Forecasting(Handle):
                     f"{OP}: {type(target.scheduler).__name__} keeps no step_index; apply to the denoiser instead, with "
                     "step_index= and num_steps="
                 )
+            self._watch.expect(modules)
             self._watch.applied["forecast"] = self
             self._watch.closing.append(self._close)
         else:

@@ -31,7 +31,7 @@ from spectral_kernels.adapters.diffusers.models import (
     tokens_of,
     unwrapped,
 )
-from spectral_kernels.adapters.diffusers.runs import Handle, Summary, positional, uncompiled, watch
+from spectral_kernels.adapters.diffusers.runs import Attached, Handle, Hook, Summary, positional, uncompiled, watch
 from spectral_kernels.adapters.diffusers.states import OPS, States
 from spectral_kernels.schedule import ResolutionSchedule, resolution_schedule, stage_sizes
 from spectral_kernels.spectrum import PowerLaw
@@ -129,12 +129,13 @@ class Progressive(Handle):
             raise ValueError(f"{OP}: {type(pipe).__name__} is progressive already; call remove() on its handle first")
         self._watch.applied["progressive"] = self
         self._watch.closing.append(self._close)
-        before, after, self._own_step = map(uncompiled, (self._before, self._after, self._step))
+        self._watch.expect(modules)
+        self._own_step = uncompiled(self._step)
         self._hooks = []
         for name, module in modules.items():
-            own = functools.partial(before, facts[name], positional(unwrapped(module)))
-            self._hooks.append(module.register_forward_pre_hook(own, with_kwargs=True, prepend=True))
-            self._hooks.append(module.register_forward_hook(after))
+            before = Hook(functools.partial(self._before, facts[name], positional(unwrapped(module))))
+            self._hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+            self._hooks.append(module.register_forward_hook(Hook(self._after)))
         self._summary = Summary(pipeline=type(pipe).__name__, schedule=config.schedule, stages="known after a call")
 
     def remove(self) -> None:
@@ -251,7 +252,7 @@ class Progressive(Handle):
             if config.schedule != "matched" and config.align:
                 self._rewrite(run, plan, sigmas)
             run.original_step = scheduler.step
-            scheduler.step = functools.wraps(scheduler.step)(functools.partial(self._own_step, run))
+            Attached(scheduler, "step", functools.partial(self._own_step, run))
         return run
 
     def _states(self, facts: Model, module: torch.nn.Module, arguments: Arguments, fine: Size) -> States:
@@ -326,7 +327,7 @@ class Progressive(Handle):
         """The end of a run: the scheduler gets its own step back."""
         run, self._run = self._run, None
         if run is not None and run.original_step is not None:
-            run.scheduler.__dict__.pop("step", None)
+            Attached.take_off(run.scheduler, "step")
 
 
 def apply_progressive(pipe: Any, config: ProgressiveConfig | None = None) -> Progressive:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral_kernels.adapters.diffusers.models import unwrapped
+
 _WATCHES: "weakref.WeakKeyDictionary[Any, Watch]" = weakref.WeakKeyDictionary()
 
 
@@ -24,6 +26,42 @@ def watch(pipe: Any) -> "Watch":
         _WATCHES[pipe] = Watch(pipe)
     _WATCHES[pipe].users += 1
     return _WATCHES[pipe]
+
+
+class Attached:
+    """A function in place of an object's own method. Copies of the object, and files of it, have their own again."""
+
+    def __init__(self, owner: Any, name: str, function: Callable[..., Any]):
+        functools.update_wrapper(self, getattr(owner, name))
+        self._owner, self._name, self._function = weakref.ref(owner), name, function
+        vars(owner)[name] = self
+
+    def __call__(self, *args, **kwargs):
+        return self._function(*args, **kwargs)
+
+    def __reduce__(self):
+        return getattr, (self._owner(), self._name)
+
+    @staticmethod
+    def take_off(owner: Any, name: str) -> None:
+        vars(owner).pop(name, None)
+
+
+def nothing(*args, **kwargs) -> None:
+    """What is left of a hook in a copy of its module."""
+
+
+class Hook:
+    """A module's hook, which compiled code steps around and copies of the module do not have."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = uncompiled(function)
+
+    def __call__(self, *args, **kwargs):
+        return self._function(*args, **kwargs)
+
+    def __reduce__(self):
+        return Hook, (nothing,)
 
 
 class Watch:
@@ -40,9 +78,10 @@ class Watch:
         self.users = 0
         self.applied: dict[str, Any] = {}
         self.closing: list[Callable[[], None]] = []
+        self.modules: dict[str, Any] = {}
         self._has_bar = hasattr(type(pipe), "progress_bar")
         if self._has_bar:
-            pipe.progress_bar = self._open
+            Attached(pipe, "progress_bar", self._open)
 
     @property
     def pipe(self) -> Any:
@@ -78,7 +117,17 @@ class Watch:
         """The index of the run's first step: above 0 when it starts from a picture."""
         return getattr(self.scheduler, "begin_index", None) or 0
 
+    def expect(self, modules: dict[str, Any]) -> None:
+        """The denoisers that something was applied to, by attribute."""
+        self.modules = {name: weakref.ref(unwrapped(module)) for name, module in modules.items()}
+
     def _open(self, *args, **kwargs):
+        for name, module in self.modules.items():
+            if unwrapped(getattr(self.pipe, name)) is not module():
+                raise ValueError(
+                    f"{type(self.pipe).__name__}.{name} is not the one that the handle ({' and '.join(self.applied)}) "
+                    "was applied to; remove() the handle before it is replaced, and apply again"
+                )
         bar = type(self.pipe).progress_bar(self.pipe, *args, **kwargs)
         close, timesteps = bar.close, getattr(self.scheduler, "timesteps", None)
 
@@ -99,9 +148,9 @@ class Watch:
     def release(self) -> None:
         """Undo everything when the last user goes."""
         self.users -= 1
-        if self.users == 0:
+        if self.users == 0 and self.pipe is not None:
             if self._has_bar:
-                del self.pipe.progress_bar
+                Attached.take_off(self.pipe, "progress_bar")
             _WATCHES.pop(self.pipe, None)
 
 
