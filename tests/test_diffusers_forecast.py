@@ -266,6 +266,15 @@ def test_summary_prints_the_memory_that_the_benchmark_states(options, most):
     assert stated <= most * BYTES["official"](len(steps)) * elements
 
 
+# Moments are 5 sums and 2 features, all float32 here: less than 12 features, more than 6.
+@pytest.mark.parametrize(("budget", "held"), [(6, 6), (12, 7)])
+def test_auto_storage_counts_the_evaluations_to_come(budget, held):
+    made = family("flux")
+    with apply_forecast(made.pipe, ForecastConfig(warmup=3, budget=budget, storage="auto")) as handle:
+        run(made, 24)
+    assert handle.summary()["branches"][0]["peak bytes"] == held * 192 * 32 * 4
+
+
 class Plain(torch.nn.Module):
     """A module of one's own: tokens in, a stack of blocks, tokens out."""
 

@@ -44,7 +44,8 @@ class ForecastConfig:
     method : "chebyshev" (Spectrum), "taylor" (TaylorSeer), "hermite" (HiCache), "linear", "reuse" (FORA), or a weight
         maker of your own.
     degree, ridge, blend : of the Chebyshev fit. order : of Taylor and Hermite, default that of their weight makers.
-    storage, max_features, encoding, offload : of the features kept, see `Forecaster`.
+    storage, max_features, encoding, offload : of the features kept, see `Forecaster`. "auto" takes moments where the
+        evaluations to come would be more than they.
     transition : what a history does when the resolution changes: "reset" begins anew, "expand" brings its features to
         the new grid (models whose feature is one token per patch: not Z-Image, Ideogram 4 and SDXL; "features" without
         encoding).
@@ -90,8 +91,8 @@ class ForecastConfig:
         if self.steps is None and self.budget is None:
             evaluation_steps(1, self.window, self.warmup, self.flex)
 
-    def forecaster(self, num_steps: int) -> Forecaster:
-        """An empty history for a run of so many steps."""
+    def forecaster(self, num_steps: int, evaluations: int | None = None) -> Forecaster:
+        """An empty history for a run of so many steps, of which so many will be evaluated."""
         maker = METHODS[self.method] if isinstance(self.method, str) else self.method
         options: dict[str, Any] = {}
         if maker is chebyshev_weights:
@@ -105,6 +106,7 @@ class ForecastConfig:
             max_features=self.max_features,
             encoding=self.encoding,
             offload=self.offload,
+            evaluations=evaluations,
             **options,
         )
 
@@ -229,7 +231,8 @@ class Denoiser:
             branch.begins.append(step)
         branch.run, branch.shape = run, shape
         branch.steps = set(config.evaluated(clock.num_steps, clock.first, branch.begins))
-        branch.forecaster = history = config.forecaster(clock.num_steps)
+        coming = sum(planned >= step for planned in branch.steps)
+        branch.forecaster = history = config.forecaster(clock.num_steps, coming)
         grid = self._grid(arguments) if config.transition == "expand" else None
         if old is not None and grid is not None and branch.grid is not None:
             expand_history(old, history, branch.grid, grid)
