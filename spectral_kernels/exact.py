@@ -9,7 +9,6 @@ is the contract.
 import torch
 from torch import Tensor
 
-
 DATA_BITS = 38  # of data below their grid; reference/exact.py says why
 
 

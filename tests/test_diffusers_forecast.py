@@ -355,3 +355,15 @@ def test_a_second_application_is_refused_and_leaves_the_first():
         with pytest.raises(ValueError, match="is forecast already"):
             apply_forecast(made.pipe, SHORT)
         assert_same_bits(run(made, STEPS), expected)
+
+
+def test_schedulers_that_keep_no_step_are_refused_and_leave_nothing():
+    made = family("sdxl")
+    keeping = made.pipe.scheduler
+    with apply_forecast(made.pipe, SHORT):
+        made.pipe.scheduler = diffusers.DDIMScheduler.from_config(keeping.config)
+        with pytest.raises(ValueError, match="DDIMScheduler keeps no step_index"):
+            run(made, STEPS)
+    with pytest.raises(ValueError, match="apply_forecast: DDIMScheduler keeps no step_index"):
+        apply_forecast(made.pipe, SHORT)
+    assert "progress_bar" not in vars(made.pipe) and not made.pipe.unet._forward_pre_hooks

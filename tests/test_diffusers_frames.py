@@ -63,3 +63,29 @@ def test_loops_that_are_not_understood_are_refused(name):
     if "Sky" in name:
         with pytest.raises(ValueError, match=f"{name} cannot be .*{REFUSED[name]}"):
             apply_forecast(pipe)
+
+
+def test_coordinates_in_place_of_a_grid_are_refused():
+    made = family("ltx")
+    with apply_progressive(made.pipe, ProgressiveConfig(transition_sigmas=[0.7])):
+        hook = made.pipe.transformer.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, kwargs | {"height": None}), with_kwargs=True, prepend=True
+        )
+        with pytest.raises(ValueError, match="coordinates in place of height and width"):
+            run(made, STEPS)
+        hook.remove()
+
+
+def test_another_grid_in_the_middle_of_a_run_is_refused():
+    """A pipeline that works tile by tile."""
+    made = family("sd3")
+
+    def cut(module, args, kwargs):
+        if made.pipe.scheduler.step_index == 1:
+            return args, kwargs | {"hidden_states": kwargs["hidden_states"][..., :8]}
+
+    with apply_progressive(made.pipe, ProgressiveConfig(transition_sigmas=[0.7])):
+        hook = made.pipe.transformer.register_forward_pre_hook(cut, with_kwargs=True, prepend=True)
+        with pytest.raises(ValueError, match=r"began on a grid of \(16, 12\), and now .* \(16, 8\)"):
+            run(made, STEPS)
+        hook.remove()

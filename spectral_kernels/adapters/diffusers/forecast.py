@@ -309,12 +309,11 @@ class Forecasting(Handle):
                 raise ValueError(
                     f"{OP}: {type(target).__name__} is forecast already; call remove() on its handle first"
                 )
-            if not hasattr(target.scheduler, "step_index"):
+            try:
+                _ = self._watch.step
+            except ValueError as error:
                 self._watch.release()
-                raise ValueError(
-                    f"{OP}: {type(target.scheduler).__name__} keeps no step_index; apply to the denoiser instead, with "
-                    "step_index= and num_steps="
-                )
+                raise ValueError(f"{OP}: {error}") from error
             self._watch.expect(modules)
             self._watch.applied["forecast"] = self
             self._watch.closing.append(self._close)

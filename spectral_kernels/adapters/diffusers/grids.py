@@ -188,7 +188,12 @@ def cogview_regrid(arguments: Arguments, fine: Size, coarse: Size, frames: int) 
 
 
 def ltx_grid(arguments: Arguments) -> Size:
-    return arguments["height"], arguments["width"]
+    height, width = arguments.get("height"), arguments.get("width")
+    if height is None or width is None:
+        raise ValueError(
+            "apply_progressive: the denoiser is told coordinates in place of height and width, which coarse steps need"
+        )
+    return height, width
 
 
 def ltx_frames(module: Any, arguments: Arguments) -> int:

@@ -100,11 +100,14 @@ class Watch:
         return None if timesteps is self._closed else timesteps
 
     @property
-    def step(self) -> Any:
-        """The index of the present step, or None where the scheduler does not keep one."""
+    def step(self) -> int:
+        """The index of the present step."""
         scheduler = self.scheduler
         if not hasattr(scheduler, "step_index"):
-            return None
+            raise ValueError(
+                f"{type(scheduler).__name__} keeps no step_index, so its pipeline's steps cannot be told apart; use "
+                "another scheduler, or apply_forecast on the denoiser with step_index= and num_steps="
+            )
         return self.first if scheduler.step_index is None else scheduler.step_index
 
     @property

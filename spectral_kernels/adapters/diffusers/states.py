@@ -77,6 +77,11 @@ class States:
 
     def _coarse_planes(self, state: Tensor, size: Size, level: float) -> Tensor:
         channel = 1 if self.facts.layout is None else 2
+        if self.facts.layout is None and tuple(state.shape[-2:]) != tuple(self.fine):
+            raise ValueError(
+                f"apply_progressive: the run began on a grid of {tuple(self.fine)}, and now the denoiser is called on "
+                f"{tuple(state.shape[-2:])}; coarse steps know one grid: remove() the handle for this pipeline"
+            )
         own = min(self.channels or state.shape[channel], state.shape[channel])
         noisy, conditions = state.split([own, state.shape[channel] - own], dim=channel)
         coarse = self._truncated(noisy, size, **({"t": level} if self.align else {"normalize": False}))
