@@ -157,3 +157,15 @@ def test_applied_in_the_middle_of_a_run_it_begins_with_the_next():
     assert_same_bits(run(made, STEPS, callback_on_step_end=apply), plain)
     assert distance(run(made, STEPS), plain) > 1e-3
     handles[0].remove()
+
+
+@each
+def test_a_cache_of_diffusers_beside_it_is_refused(method):
+    made = made_anew()
+    with METHODS[method](made.pipe):
+        fast = run(made, STEPS)
+        made.pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
+        with pytest.raises(ValueError, match=r"has a cache of diffusers enabled.*disable_cache\(\)"):
+            run(made, STEPS)
+        made.pipe.transformer.disable_cache()
+        assert_same_bits(run(made, STEPS), fast)

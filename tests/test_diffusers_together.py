@@ -109,8 +109,22 @@ def test_the_plan_of_a_published_run():
     )
     assert [stage["steps"] for stage in both["stages"]] == [28, 22]
     assert both["stages"][1]["steps evaluated"] == [28, 29, 31, 38, 46]
-    with pytest.raises(ValueError, match="denoiser must be one of"):
-        plan_acceleration(sigmas, (128, 128), denoiser="Unet")
+    assert (
+        plan_acceleration(sigmas, (128, 128), forecast=ForecastConfig(), denoiser="UNet2DConditionModel")["steps"] == 50
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"denoiser": "Unet"}, "denoiser must be one of"),
+        ({"denoiser": "UNet2DConditionModel", "progressive": ProgressiveConfig()}, "predicts noise"),
+        ({"denoiser": "WanVACETransformer3DModel", "forecast": ForecastConfig()}, "cannot be left out"),
+    ],
+)
+def test_plans_of_what_cannot_be(options, message):
+    with pytest.raises(ValueError, match=f"plan_acceleration: .*{message}"):
+        plan_acceleration([1.0, 0.5, 0.0], (128, 128), **options)
 
 
 @pytest.mark.parametrize("name", ["flux", "wan", "ltx"])

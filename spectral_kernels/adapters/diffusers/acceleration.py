@@ -6,7 +6,7 @@ from typing import Any
 
 from spectral_kernels.adapters.diffusers.forecast import ForecastConfig, Forecasting, apply_forecast
 from spectral_kernels.adapters.diffusers.grids import Size
-from spectral_kernels.adapters.diffusers.models import MODELS, tokens_of
+from spectral_kernels.adapters.diffusers.models import MODELS, check_forecast, check_progressive, tokens_of
 from spectral_kernels.adapters.diffusers.progressive import (
     Progressive,
     ProgressiveConfig,
@@ -92,9 +92,12 @@ def plan_acceleration(
     if denoiser not in MODELS:
         raise ValueError(f"plan_acceleration: denoiser must be one of {', '.join(sorted(MODELS))}, got {denoiser!r}")
     facts = MODELS[denoiser]
-    plan = schedule_of(
-        progressive if progressive is not None else ProgressiveConfig(scales=(1.0,)), list(sigmas), size, facts
-    )
+    if progressive is not None:
+        check_progressive("plan_acceleration", denoiser, facts)
+    if forecast is not None:
+        check_forecast("plan_acceleration", denoiser, facts)
+    whole = ProgressiveConfig(scales=(1.0,), transition_sigmas=())
+    plan = schedule_of(progressive if progressive is not None else whole, list(sigmas), size, facts)
     begins = [stage.first_step for stage in plan.stages[1:]]
     steps = list(range(plan.num_steps)) if forecast is None else forecast.evaluated(plan.num_steps, 0, begins)
     stages = [

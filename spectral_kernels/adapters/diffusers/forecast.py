@@ -14,7 +14,14 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from spectral_kernels.adapters.diffusers.grids import Arguments
-from spectral_kernels.adapters.diffusers.models import Model, denoisers_of, facts_of, given_tokens, unwrapped
+from spectral_kernels.adapters.diffusers.models import (
+    Model,
+    denoisers_of,
+    facts_of,
+    given_tokens,
+    refuse_cache,
+    unwrapped,
+)
 from spectral_kernels.adapters.diffusers.runs import Attached, Handle, Hook, Summary, positional, watch
 from spectral_kernels.adapters.diffusers.swap import Blocks, answer_of, feature_of
 from spectral_kernels.adapters.diffusers.transition import Grid, expand_history
@@ -172,6 +179,7 @@ class Denoiser:
         if run is None:
             return
         if run is not self.run:
+            refuse_cache(OP, module)
             self.run, self.bypassed = run, 0
         arguments = dict(zip(self.names, args, strict=False)) | kwargs
         if any(arguments.get(name) is not None for name in self.facts.bypass):

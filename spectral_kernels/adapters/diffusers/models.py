@@ -249,6 +249,29 @@ def facts_of(op: str, module: Module) -> Model:
     return MODELS[name]
 
 
+def check_progressive(op: str, name: str, facts: Model) -> None:
+    if facts.spectrum is None:
+        raise ValueError(f"{op}: {name} predicts noise (eps), not the velocity of a flow; use apply_forecast")
+
+
+def check_forecast(op: str, name: str, facts: Model) -> None:
+    if not facts.blocks:
+        raise ValueError(
+            f"{op}: the blocks of {name} cannot be left out, each of them is given something of its own; use "
+            "apply_progressive"
+        )
+
+
+def refuse_cache(op: str, module: Module) -> None:
+    """Raise where diffusers itself leaves blocks out: its features would be of another size, or be taken for real."""
+    own = unwrapped(module)
+    if getattr(own, "is_cache_enabled", False):
+        raise ValueError(
+            f"{op}: {type(own).__name__} has a cache of diffusers enabled, which keeps features between steps as well; "
+            "call disable_cache() first"
+        )
+
+
 def denoisers_of(op: str, pipe: Any) -> dict[str, Module]:
     """The denoisers of a pipeline by attribute; two experts and a separate unconditional model count each."""
     name = type(pipe).__name__

@@ -26,8 +26,10 @@ from spectral_kernels.adapters.diffusers.grids import Arguments, Size
 from spectral_kernels.adapters.diffusers.models import (
     MIXED_STATES,
     Model,
+    check_progressive,
     denoisers_of,
     facts_of,
+    refuse_cache,
     tokens_of,
     unwrapped,
 )
@@ -162,10 +164,7 @@ class Progressive(Handle):
     @staticmethod
     def _check_denoiser(module: torch.nn.Module) -> Model:
         facts, own = facts_of(OP, module), unwrapped(module)
-        if facts.spectrum is None:
-            raise ValueError(
-                f"{OP}: {type(own).__name__} predicts noise (eps), not the velocity of a flow; use apply_forecast"
-            )
+        check_progressive(OP, type(own).__name__, facts)
         if getattr(own, "_parallel_config", None) is not None:
             raise ValueError(
                 f"{OP}: context parallelism splits the tokens of the full grid, so it cannot be combined with "
@@ -248,6 +247,7 @@ class Progressive(Handle):
         run = Run(scheduler, self._watch.timesteps, self._states(facts, unwrapped(module), arguments, fine), steps)
         self._summary = self._describe(plan, facts)
         if any(step.coarse for step in steps):
+            refuse_cache(OP, module)
             run.history = solvers.history(scheduler)
             if config.schedule != "matched" and config.align:
                 self._rewrite(run, plan, sigmas)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spectral_kernels.adapters.diffusers.models import Model
+from spectral_kernels.adapters.diffusers.models import Model, check_forecast
 from spectral_kernels.adapters.diffusers.runs import uncompiled
 
 
@@ -53,11 +53,7 @@ class Blocks:
     """The lists of blocks of one denoiser, in the order of execution."""
 
     def __init__(self, module: nn.Module, facts: Model, record: Callable[[Any], None], answer: Callable[..., Any]):
-        if not facts.blocks:
-            raise ValueError(
-                f"apply_forecast: the blocks of {type(module).__name__} cannot be left out, each of them is given "
-                "something of its own; use apply_progressive"
-            )
+        check_forecast("apply_forecast", type(module).__name__, facts)
         self._swapped = False
         self._places: list[tuple[nn.Module, str]] = []
         for path in facts.blocks:
