@@ -18,6 +18,8 @@ from coarse_loop import distance  # noqa: E402
 from picture_pipelines import flux, flux_transformer  # noqa: E402
 from pipelines import family, run  # noqa: E402
 
+from spectral_kernels.adapters.diffusers.models import MODELS  # noqa: E402
+
 
 def made_anew():
     made = flux(layers=(1, 2))
@@ -157,6 +159,22 @@ def test_applied_in_the_middle_of_a_run_it_begins_with_the_next():
     assert_same_bits(run(made, STEPS, callback_on_step_end=apply), plain)
     assert distance(run(made, STEPS), plain) > 1e-3
     handles[0].remove()
+
+
+@each
+def test_a_row_of_one_s_own(method, monkeypatch):
+    class Own(diffusers.FluxTransformer2DModel):
+        """A denoiser like a known one."""
+
+    made = made_anew()
+    with METHODS[method](made.pipe):
+        fast = run(made, STEPS)
+    made.pipe.transformer.__class__ = Own
+    with pytest.raises(ValueError, match=r'about Own; .*MODELS\["Own"\] = MODELS\["FluxTransformer2DModel"\]'):
+        METHODS[method](made.pipe)
+    monkeypatch.setitem(MODELS, "Own", MODELS["FluxTransformer2DModel"])
+    with METHODS[method](made.pipe):
+        assert_same_bits(run(made, STEPS), fast)
 
 
 @each

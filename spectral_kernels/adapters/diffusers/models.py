@@ -240,11 +240,13 @@ def unwrapped(module: Module) -> Module:
 
 def facts_of(op: str, module: Module) -> Model:
     """The row of a denoiser, or an error that says how to add one."""
-    name = type(unwrapped(module)).__name__
+    own = type(unwrapped(module))
+    name = own.__name__
     if name not in MODELS:
+        like = next((f'MODELS["{base.__name__}"]' for base in own.__mro__ if base.__name__ in MODELS), "Model(...)")
         raise ValueError(
             f"{op}: no facts are known about {name}; known are {', '.join(sorted(MODELS))}. Add a row: "
-            f'spectral_kernels.adapters.diffusers.models.MODELS["{name}"] = Model(...)'
+            f'spectral_kernels.adapters.diffusers.models.MODELS["{name}"] = {like}'
         )
     return MODELS[name]
 
