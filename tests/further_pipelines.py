@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import diffusers
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.configuration_utils import FrozenDict
 from diffusers.pipelines.longcat_image.pipeline_longcat_image import prepare_pos_ids
 from pipeline_parts import DYNAMIC, PATCHES, Family, NoAutoencoder, autoencoder, initialised, randn
-from video_pipelines import flow_unipc
+from video_pipelines import flow_unipc, wan_autoencoder, wan_transformer
 
 NEGATIVE = {"negative_prompt_embeds": randn(1, 6, 32, seed=2)}
 
@@ -147,24 +147,7 @@ def sana() -> Family:
 
 
 def wan_like(cls, pipeline, **model) -> Family:
-    transformer = cls(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=32,
-        ffn_dim=32,
-        num_layers=3,
-        cross_attn_norm=True,
-        rope_max_seq_len=32,
-        **model,
-    )
-    vae = AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
-    )
-    pipe = pipeline_of(pipeline, transformer, scheduler=flow_unipc(), vae=initialised(vae))
+    pipe = pipeline_of(pipeline, wan_transformer(0, cls=cls, **model), scheduler=flow_unipc(), vae=wan_autoencoder())
     call = {"prompt_embeds": randn(1, 6, 32), "height": 64, "width": 96, "num_frames": 9, **NEGATIVE}
     return Family(pipe, call | {"guidance_scale": 1.0}, {"guidance_scale": 4.0}, 8)
 

@@ -27,8 +27,8 @@ def flow_unipc() -> UniPCMultistepScheduler:
     )
 
 
-def wan_transformer(seed: int, in_channels: int = 16):
-    transformer = diffusers.WanTransformer3DModel(
+def wan_transformer(seed: int, in_channels: int = 16, cls=diffusers.WanTransformer3DModel, **model):
+    transformer = cls(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
@@ -40,20 +40,26 @@ def wan_transformer(seed: int, in_channels: int = 16):
         num_layers=3,
         cross_attn_norm=True,
         rope_max_seq_len=32,
+        **model,
     )
     return initialised(transformer, seed)
 
 
-def wan(experts: bool = False, expand_timesteps: bool = False, picture: bool = False) -> Family:
-    vae = AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+def wan_autoencoder():
+    return initialised(
+        AutoencoderKLWan(
+            base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+        )
     )
+
+
+def wan(experts: bool = False, expand_timesteps: bool = False, picture: bool = False) -> Family:
     # Beside the 16 state channels, 16 of the picture's latents and 4 that say which frames are given.
     channels = 36 if picture and not expand_timesteps else 16
     components = {
         "tokenizer": None,
         "text_encoder": None,
-        "vae": initialised(vae),
+        "vae": wan_autoencoder(),
         "scheduler": flow_unipc(),
         "transformer": wan_transformer(0, channels),
         "transformer_2": wan_transformer(1, channels) if experts else None,
