@@ -168,7 +168,7 @@ def test_stages_scales_and_bases(stages, basis):
     assert distance(actual, explicit(made, sizes, firsts, 8, basis=basis)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["wan", "ltx"])
+@pytest.mark.parametrize("name", ["wan", "ltx", "ltx_i2v"])
 def test_matched_in_a_wavelet_basis(name):
     made = with_guidance(name)
     fine = made.grid
@@ -232,7 +232,7 @@ def test_sizes_that_do_not_divide(name):
     assert distance(actual, explicit(made, [coarse, (18, 22)], [3], STEPS)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["flux", "wan", "ltx"])
+@pytest.mark.parametrize("name", ["flux", "wan", "ltx", "ltx_i2v", "qwen_layered"])
 def test_unaligned(name):
     made = with_guidance(name)
     fine = made.grid

@@ -126,7 +126,8 @@ class Watch:
 
     def _open(self, *args, **kwargs):
         for name, module in self.modules.items():
-            if unwrapped(getattr(self.pipe, name)) is not module():
+            present = getattr(self.pipe, name)  # perhaps a wrapper of it
+            if present is None or not any(inner is module() for inner in present.modules()):
                 raise ValueError(
                     f"{type(self.pipe).__name__}.{name} is not the one that the handle ({' and '.join(self.applied)}) "
                     "was applied to; remove() the handle before it is replaced, and apply again"
