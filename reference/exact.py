@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
 
-# Bits of data below their grid: 14 more than float32 has, 15 fewer than float64. What is lost shows in one result of some
-# thousands, and any float64 algorithm with a bound on its error decides all but a few of these roundings.
+# Bits of data below their grid: 14 more than float32 has, 15 fewer than float64. What is lost shows in one result of
+# some thousands, and any float64 algorithm with a bound on its error decides all but a few of these roundings.
 DATA_BITS = 38
 
 
@@ -57,8 +57,8 @@ def exact_matmul(table: Doubles, data: Doubles, slices: int = 2) -> Doubles:
         d_s = sum over i + j = s of table_i @ data_j        exact, every one
         result = d_0 + (d_1 + (d_2 + ...))                  s < slices
 
-    `table` [m, K] has one grid; `data` [..., K, n] has one grid per column, the line that is summed over. Two slices are
-    for data, which are rounded to 38 bits first; three are for tables, and keep more than float64 has.
+    `table` [m, K] has one grid; `data` [..., K, n] has one grid per column, the line that is summed over. Two slices
+    are for data, which are rounded to 38 bits first; three are for tables, and keep more than float64 has.
     """
     bits = bits_for(table.shape[-1])
     tables = split(table, grid_above(np.abs(table).max(keepdims=True)), bits, slices)

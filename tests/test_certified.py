@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled core's products in plain float64, where a bound has to tell which results may be rounded and which must be
-computed from their slices: planes for which few are open, many, or all."""
+"""The compiled core's products in plain float64. A bound tells which results may be rounded and which must be computed
+from their slices: planes for which few are open, many, or all."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from reference.bases import table
 from tests.bits import assert_same_bits
 from tests.test_native import ISAS, _native, expanded, handle, handles, random, view, weights
 
-# Reasons: factorised transforms on both axes, joined in one synthesis (coarse sides from 32 on); on the columns alone; on
-# neither (odd, and below 64); a factorised transform whose coarse side is too short to join.
+# Reasons: factorised transforms on both axes, joined in one synthesis (coarse sides from 32 on); on the columns alone;
+# on neither (odd, and below 64); a factorised transform whose coarse side is too short to join.
 SIZES = [((64, 48), (128, 96)), ((33, 64), (49, 128)), ((40, 31), (63, 62)), ((20, 24), (64, 96))]
 
 
@@ -102,7 +102,7 @@ def test_planes_that_are_hard_beside_planes_that_are_not(threads):
 
 
 def float64_products(sides):
-    """The matrix that factorised transforms of (n, synthesis) multiply by, one after the other: unit vectors go through."""
+    """The matrix that factorised transforms (n, synthesis) multiply by one after the other: unit vectors go through."""
     one = _native.Table(np.ones((1, 1)), "double")
     data = torch.eye(sides[0][0], dtype=torch.float64)
     for n, synthesis in sides:

@@ -136,7 +136,7 @@ def test_torch_gives_the_reference_bits_for_any_neighbours(length):
 def test_error_is_below_the_last_grid(length, slices):
     """Each factor is cut half a unit below its last slice, and the products of low slices are left out:
 
-    |error| <= length grid_A grid_Z (2^(-slices bits) (1/2 + 1/2 + (slices - 1) / 2) + 2^-39) + rounding of the additions
+    |error| <= length grid_A grid_Z (2^(-slices bits) (1/2 + 1/2 + (slices - 1) / 2) + 2^-39) + rounding of additions
     """
     table, data = table_like(3, length), data_like(length, 2, 0)
     found = reference.exact_matmul(table, data, slices)
