@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pyramids: an image as a coarse level and details, coarse first, and their noise; float64 sums in a stated order.
+"""Pyramids: an image as a coarse level and details, coarse first, and their noise; float32 sums in a stated order.
 
     coarse = down(x)                detail = x - up(coarse)                x again = up(coarse) + detail
 
 Every level is stored in the type of the input, and the next one is made from what was stored. All arithmetic is
-float64, each operation rounded once, in the order written here, + 0 at the end (a zero is positive), then rounded to
-float32 and to the type. A NaN is the quiet NaN and stays with the pixels that are computed from it.
+float32, each operation rounded once, in the order written here, + 0 at the end (a zero is positive), then rounded to
+the type. Two to a few terms on a line need no wider sums, and float32 is what every processor is fast in. A NaN is the
+quiet NaN and stays with the pixels that are computed from it. float64 arrays are computed in float64.
 
 Results are float32 arrays that hold values of the type, so that bfloat16, which NumPy does not have, needs no other
 rule.
@@ -20,12 +21,12 @@ from reference import expand
 from reference.noise import normal
 
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
+Numbers = NDArray[np.floating]  # float32, or float64 that stays float64
 Size = tuple[int, int]
 
 
-def stored(y: NDArray[np.floating], dtype: str = "float32") -> Floats:
-    """float64 -> float32 -> dtype, to nearest even, as float32; every NaN the quiet one, a zero positive."""
+def stored(y: Numbers, dtype: str = "float32") -> Floats:
+    """To float32 and on to the type, to nearest even, as float32; every NaN the quiet one, a zero positive."""
     with np.errstate(over="ignore", invalid="ignore"):
         single = (y + 0.0).astype(np.float32)
         if dtype == "float16":
@@ -45,7 +46,7 @@ def halved(size: Size, levels: int) -> list[Size]:
     return sizes
 
 
-def area_down(x: NDArray[np.floating], size: Size) -> Doubles:
+def area_down(x: Numbers, size: Size) -> Numbers:
     """Mean of each block of f x g pixels, f = ceil(H / h); the last blocks of a side may be smaller.
 
     Within a block: the rows of each column from the top, then the columns from the left, then one division by the
@@ -53,11 +54,11 @@ def area_down(x: NDArray[np.floating], size: Size) -> Doubles:
     """
     (H, W), (h, w) = x.shape[-2:], size
     f, g = -(-H // h), -(-W // w)
-    padded = np.zeros((*x.shape[:-2], h * f, w * g))
+    padded = np.zeros((*x.shape[:-2], h * f, w * g), x.dtype)
     padded[..., :H, :W] = x
     blocks = padded.reshape(*x.shape[:-2], h, f, w, g)
     columns = blocks[..., 0, :, :]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         for a in range(1, f):
             columns = columns + blocks[..., a, :, :]
         total = columns[..., 0]
@@ -65,52 +66,64 @@ def area_down(x: NDArray[np.floating], size: Size) -> Doubles:
             total = total + columns[..., b]
     rows_in = np.minimum(f, H - f * np.arange(h))
     columns_in = np.minimum(g, W - g * np.arange(w))
-    return total / np.outer(rows_in, columns_in)
+    return total / np.outer(rows_in, columns_in).astype(x.dtype)
 
 
-def area_up(x: NDArray[np.floating], size: Size) -> Doubles:
+def area_up(x: Numbers, size: Size) -> Numbers:
     """Nearest: each pixel becomes its block."""
     (h, w), (H, W) = x.shape[-2:], size
     rows, columns = np.arange(H) // -(-H // h), np.arange(W) // -(-W // w)
-    return x[..., rows[:, None], columns].astype(np.float64)
+    return x[..., rows[:, None], columns]
 
 
-def bilinear(x: NDArray[np.floating], size: Size) -> Doubles:
-    """Linear interpolation at pixel centres, up or down, without a low-pass; the edge pixels extend outwards.
+def interpolated(x: Numbers, axis: int, n: int) -> Numbers:
+    """Linear interpolation of an axis of m pixels at n pixel centres; the edge pixels extend outwards.
 
-    Pixel i of n reads position ((2 i + 1) m - n) / (2 n) of m, as a whole number and a fraction f of integers, f
-    divided in float64: (1 - f) x[left] + f x[right], rows first.
+    Pixel i of n reads position ((2 i + 1) m - n) / (2 n), as a whole number and a fraction f, one division of integers:
+    (1 - f) x[left] + f x[right]. An axis that keeps its size is left alone.
     """
-
-    def points(m: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Doubles]:
-        position = np.maximum((2 * np.arange(n) + 1) * m - n, 0)
-        left = position // (2 * n)
-        return left, np.minimum(left + 1, m - 1), (position % (2 * n)) / (2.0 * n)
-
-    top, bottom, f = points(x.shape[-2], size[0])
-    left, right, g = points(x.shape[-1], size[1])
-    wide = x.astype(np.float64)
+    m = x.shape[axis]
+    if m == n:
+        return x
+    position = np.maximum((2 * np.arange(n) + 1) * m - n, 0)
+    left = position // (2 * n)
+    f = (position % (2 * n)).astype(x.dtype) / np.asarray(2 * n, x.dtype)
+    f = np.expand_dims(f, [d for d in range(x.ndim) if d != axis % x.ndim])
+    one = np.asarray(1, x.dtype)
     with np.errstate(invalid="ignore"):
-        rows = (1.0 - f)[:, None] * wide[..., top, :] + f[:, None] * wide[..., bottom, :]
-        return (1.0 - g) * rows[..., left] + g * rows[..., right]
+        right = np.minimum(left + 1, m - 1)
+        return (one - f) * np.take(x, left, axis) + f * np.take(x, right, axis)
 
 
-def dct_down(x: NDArray[np.floating], size: Size) -> Doubles:
+def bilinear_down(x: Numbers, size: Size) -> Numbers:
+    """Rows first, then columns; no low-pass. Exactly half of both sides is `area_down`: the same four pixels, and the
+    same weights."""
+    if (2 * size[0], 2 * size[1]) == x.shape[-2:]:
+        return area_down(x, size)
+    return interpolated(interpolated(x, -2, size[0]), -1, size[1])
+
+
+def bilinear_up(x: Numbers, size: Size) -> Numbers:
+    """Columns first, then rows: the other way round than down, and so on the smaller image."""
+    return interpolated(interpolated(x, -1, size[1]), -2, size[0])
+
+
+def dct_down(x: Numbers, size: Size) -> Numbers:
     """Truncation of the cosine spectrum with the mean kept, `expand.truncate`."""
-    return expand.truncate(x.astype(np.float32), size).astype(np.float64)
+    return expand.truncate(x.astype(np.float32), size)
 
 
-def dct_up(x: NDArray[np.floating], size: Size) -> Doubles:
+def dct_up(x: Numbers, size: Size) -> Numbers:
     """Expansion without noise, `expand.expand` at t = 0."""
-    return expand.expand(x.astype(np.float32), size, 0.0)[0].astype(np.float64)
+    return expand.expand(x.astype(np.float32), size, 0.0)[0]
 
 
-DOWN = {"area": area_down, "bilinear": bilinear, "dct": dct_down}
-UP = {"area": area_up, "bilinear": bilinear, "dct": dct_up}
+DOWN = {"area": area_down, "bilinear": bilinear_down, "dct": dct_down}
+UP = {"area": area_up, "bilinear": bilinear_up, "dct": dct_up}
 
 
-def up_sampled(coarse: Floats, size: Size, resample: str, dtype: str) -> NDArray[np.floating]:
-    """up(coarse); from the cosine basis it comes out as a stored image, from the others in float64."""
+def up_sampled(coarse: Floats, size: Size, resample: str, dtype: str) -> Numbers:
+    """up(coarse); from the cosine basis it comes out as a stored image, from the others in float32."""
     fine = UP[resample](coarse, size)
     return stored(fine, dtype) if resample == "dct" else fine
 
@@ -122,8 +135,7 @@ def pyramid(x: Floats, sizes: list[Size], resample: str = "area", dtype: str = "
     for size in sizes[-2::-1]:
         coarse = stored(DOWN[resample](fine, size), dtype)
         with np.errstate(invalid="ignore"):
-            detail = fine - up_sampled(coarse, fine.shape[-2:], resample, dtype).astype(np.float64)
-        levels.insert(0, stored(detail, dtype))
+            levels.insert(0, stored(fine - up_sampled(coarse, fine.shape[-2:], resample, dtype), dtype))
         fine = coarse
     return [stored(fine, dtype), *levels]
 
@@ -133,8 +145,7 @@ def reconstruct(levels: list[Floats], resample: str = "area", dtype: str = "floa
     fine = stored(levels[0], dtype)
     for detail in levels[1:]:
         with np.errstate(invalid="ignore"):
-            total = up_sampled(fine, detail.shape[-2:], resample, dtype).astype(np.float64) + detail
-        fine = stored(total, dtype)
+            fine = stored(up_sampled(fine, detail.shape[-2:], resample, dtype) + detail, dtype)
     return fine
 
 
@@ -198,19 +209,21 @@ def noise_levels(
 ) -> tuple[list[Floats], list[Floats]]:
     """Each level of each sample at its own time: (noisy levels, velocities).
 
-        z = (1 - t) x + t e + 0,   v = e - x + 0        e = normal(shape of the level, seed, stream + level)
+        z = s x + t e + 0,   v = e - x + 0        e = normal(shape of the level, seed, stream + level)
 
-    `times` [B, levels] float64; where `mask` [B, levels] is False, z = 0 (what the model must not see), v stays.
+    `times` [B, levels] float64, of which t and s = 1 - t are rounded to float32; where `mask` [B, levels] is False,
+    z = 0 (what the model must not see), v stays.
     """
     noisy: list[Floats] = []
     velocities: list[Floats] = []
-    for s, x in enumerate(levels):
-        e = normal(x.shape, seed, stream + s).astype(np.float64)
+    for level, x in enumerate(levels):
+        e = normal(x.shape, seed, stream + level)
         across = (-1, *(1,) * (x.ndim - 1))
-        t = np.asarray(times, np.float64)[:, s].reshape(across)
+        times_of = np.asarray(times, np.float64)[:, level].reshape(across)
+        t, s = times_of.astype(np.float32), (1.0 - times_of).astype(np.float32)
         with np.errstate(invalid="ignore"):
-            z = stored((1.0 - t) * x + t * e, dtype)
+            z = stored(s * x + t * e, dtype)
             velocities.append(stored(e - x, dtype))
-        shown = np.ones_like(t, bool) if mask is None else np.asarray(mask, bool)[:, s].reshape(across)
+        shown = np.ones_like(t, bool) if mask is None else np.asarray(mask, bool)[:, level].reshape(across)
         noisy.append(np.where(shown, z, np.float32(0)))
     return noisy, velocities

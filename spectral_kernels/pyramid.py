@@ -63,9 +63,11 @@ def laplacian_pyramid(
 
     Notes
     -----
-    The same bits on every backend. "area" and "bilinear": float64 sums in the order of reference/pyramid.py, each
-    level rounded once to the dtype and the next made from what was stored; a NaN stays with the pixels computed from
-    it. "dct": the exact product, where a NaN fills its plane. Gradients flow, without a promise of bits.
+    The same bits on every backend. "area" and "bilinear": float32 sums in the order of reference/pyramid.py, each level
+    rounded to the dtype and the next made from what was stored; a NaN stays with the pixels computed from it. With
+    m = max |x| and u = 2^-24 a coarse pixel is off by at most (f + g - 1) u m for the mean of f x g pixels, 8 u m for
+    "bilinear", to first order in u and before it is rounded to a half type; a sum beyond float32's range is infinite.
+    "dct": the exact product, where a NaN fills its plane. Gradients flow, without a promise of bits.
     """
     op = "laplacian_pyramid"
     _check_kind(op, resample, basis)
@@ -159,7 +161,8 @@ def noise_levels(
 
     Notes
     -----
-    The same bits on every backend: float64, each operation rounded once, then to the dtype. Gradients flow to `levels`.
+    The same bits on every backend: t and 1 - t are rounded to float32, in which all is computed, each operation rounded
+    once, then to the dtype; float64 levels in float64. Gradients flow to `levels`.
     Source: Decomposable Flow Matching, equations 3 and 4, in the clock where 1 is noise.
     """
     op = "noise_levels"

@@ -152,6 +152,23 @@ def test_area_is_pooling_and_bilinear_is_interpolation():
     torch.testing.assert_close(bilinear[1], x - up, rtol=0, atol=1e-14)
 
 
+# Blocks of 2 x 2 to 29 x 31; interpolation to a fraction of both sides, of one, and to one pixel less.
+@pytest.mark.parametrize("size", [(29, 31), (12, 9), (1, 62), (2, 2), (57, 61)], ids=str)
+@pytest.mark.parametrize("resample", ["area", "bilinear"])
+def test_a_coarse_pixel_keeps_its_bound(resample, size):
+    fine = (58, 62)
+    if resample == "area" and size == (57, 61):
+        size = (29, 62)
+    x = torch.rand(3, *fine) + 1  # of one sign, so that sums grow
+    blocks = [-(-a // b) for a, b in zip(fine, size, strict=True)]
+    bound = 8 if resample == "bilinear" else sum(blocks) - 1
+    error = (
+        laplacian_pyramid(x, [size, fine], resample)[0].double()
+        - laplacian_pyramid(x.double(), [size, fine], resample)[0]
+    )
+    assert error.abs().max() <= bound * 2.0**-24 * 2
+
+
 @pytest.mark.parametrize("resample", RESAMPLES)
 def test_a_flat_image_has_no_details(resample):
     coarse, *details = laplacian_pyramid(torch.full((1, 1, 13, 10), 0.75), 3, resample)

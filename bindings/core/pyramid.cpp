@@ -13,17 +13,20 @@ struct Table {
     std::vector<int32_t> left, right;
     std::vector<double> weight;
 
-    // Output i reads position ((2 i + 1) given - count) / (2 count), not below 0: a whole number and a fraction.
-    Points points(int64_t given, int64_t count) {
-        if (given == 2 * count || count == 2 * given) return {given, count, nullptr, nullptr, nullptr};
+    // Output i reads position ((2 i + 1) given - count) / (2 count), not below 0: a whole number and a fraction, one
+    // division in the type of the arithmetic.
+    Points points(int64_t given, int64_t count, Dtype dtype) {
+        if (given == count || count == 2 * given) return {given, count, nullptr, nullptr, nullptr};
         left.resize(count);
         right.resize(count);
         weight.resize(count);
+        const bool wide = dtype == Dtype::f64;
         for (int64_t i = 0; i < count; ++i) {
-            const int64_t position = std::max<int64_t>((2 * i + 1) * given - count, 0);
+            const int64_t position = std::max<int64_t>((2 * i + 1) * given - count, 0), part = position % (2 * count);
             left[i] = static_cast<int32_t>(position / (2 * count));
             right[i] = static_cast<int32_t>(std::min<int64_t>(left[i] + 1, given - 1));
-            weight[i] = static_cast<double>(position % (2 * count)) / static_cast<double>(2 * count);
+            weight[i] = wide ? static_cast<double>(part) / static_cast<double>(2 * count)
+                             : static_cast<double>(static_cast<float>(part) / static_cast<float>(2 * count));
         }
         return {given, count, left.data(), right.data(), weight.data()};
     }
@@ -54,8 +57,8 @@ bool blocks_fit(int64_t fine, int64_t coarse) {
 void split(Split job, const Isa& isa, int threads) {
     Table down, up;
     if (job.resample == Resample::bilinear) {
-        job.down = down.points(job.x.columns, job.coarse.columns);
-        job.up = up.points(job.coarse.columns, job.x.columns);
+        job.down = down.points(job.x.columns, job.coarse.columns, job.x.dtype);
+        job.up = up.points(job.coarse.columns, job.x.columns, job.x.dtype);
     }
     const int64_t rows = job.resample == Resample::area ? job.coarse.rows : job.x.rows;
     in_bands(job.x, rows, threads,
@@ -64,7 +67,7 @@ void split(Split job, const Isa& isa, int threads) {
 
 void merge(Merge job, const Isa& isa, int threads) {
     Table up;
-    if (job.resample == Resample::bilinear) job.up = up.points(job.coarse.columns, job.out.columns);
+    if (job.resample == Resample::bilinear) job.up = up.points(job.coarse.columns, job.out.columns, job.out.dtype);
     in_bands(job.out, job.out.rows, threads,
              [&](int64_t plane, int64_t first, int64_t last, double* memory) { isa.merge(job, plane, first, last, memory); });
 }

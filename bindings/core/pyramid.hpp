@@ -10,7 +10,7 @@
 namespace sk {
 
 // The two points that linear interpolation reads for each of `count` outputs, of `given`, and the weight of the second.
-// Tables are null where one side is twice the other: then the points follow from the index.
+// Tables are null where both counts are equal, and for twice as many outputs: then the points follow from the index.
 struct Points {
     int64_t given = 0, count = 0;
     const int32_t *left = nullptr, *right = nullptr;

@@ -189,11 +189,12 @@ SK_API sk_status sk_update_moments(float *moments, int64_t count, const void *fe
  * Pyramids, level by level from the finest: coarse = down(x), detail = x - up(coarse); back: x = up(coarse) + detail.
  *
  *     SK_AREA        down: mean of blocks of ceil(H / h) x ceil(W / w) pixels, the last ones may be smaller; up: nearest
- *     SK_BILINEAR    linear interpolation at pixel centres, both ways
+ *     SK_BILINEAR    linear interpolation at pixel centres, both ways; exactly half is the mean of 2 x 2
  *     SK_SAME_SIZE   no resampling: for levels brought to one size by sk_truncate and sk_expand (merge only)
  *
- * Sums are float64 in the order of reference/pyramid.py; a coarse pixel is rounded before its detail is taken. A NaN stays
- * with the pixels computed from it. All arrays of a call have one dtype.
+ * Sums are float32 (of float64 arrays float64), each operation rounded once, in the order of reference/pyramid.py; a coarse
+ * pixel is rounded to its type before its detail is taken. A NaN stays with the pixels computed from it. All arrays of a
+ * call have one dtype.
  */
 typedef enum sk_resample { SK_AREA = 0, SK_BILINEAR = 1, SK_SAME_SIZE = 2 } sk_resample;
 
@@ -211,7 +212,8 @@ SK_API sk_status sk_pyramid_merge(const sk_array *coarse, const sk_array *detail
 /*
  * Every level at its own time in one call: noisy = (1 - t) x + t e, velocity = e - x, with e the noise of sk_normal in
  * stream + level (modulo 2^32). levels, noisy and velocities hold `count` arrays; times is [samples][count], each in [0, 1];
- * where mask [samples][count] is 0 the noisy level is 0; mask may be null.
+ * where mask [samples][count] is 0 the noisy level is 0; mask may be null. t and 1 - t are rounded to float32, in which all is
+ * computed, each operation rounded once (float64 for float64).
  */
 SK_API sk_status sk_noise_levels(const sk_array *levels, int64_t count, const double *times, const uint8_t *mask,
                                  const int64_t *seeds, int64_t seed_count, uint32_t stream, const sk_array *noisy,

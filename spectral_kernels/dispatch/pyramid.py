@@ -17,7 +17,7 @@ from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import choose
 from spectral_kernels.dispatch.operator import operator
 
-_CHUNK = 1 << 17  # pixels per pass on a CPU: float64 temporaries stay in a core's second-level cache
+_CHUNK = 1 << 18  # pixels per pass on a CPU where there are many temporaries: they stay in a core's second-level cache
 
 
 @operator("pyramid_split")
@@ -39,17 +39,10 @@ def split(x: Tensor, size: Sequence[int], resample: str) -> tuple[Tensor, Tensor
             native.pyramid_split(*views, resample)
         return coarse, detail
     planes, low, high = (_planes(tensor) for tensor in (x, coarse, detail))
-    # Interpolation at exactly half the size is the mean of four, and halves are exact.
-    halved = (2 * low.shape[-2], 2 * low.shape[-1]) == high.shape[-2:]
-    for part in _chunks(planes):
-        given = planes[part]
-        down = _area_down if resample == "area" or halved else _bilinear
-        low[part] = _stored(down(given, low.shape[-2:]), x.dtype)
-        if resample == "area":
-            _nearest(given, low[part], high[part], True)
-            _one_nan(high[part], low[part])
-        else:
-            high[part] = _stored(given - _bilinear(low[part], high.shape[-2:]), x.dtype)
+    for part in _chunks(planes) if resample == "bilinear" else [slice(None)]:
+        mean = _down(planes[part], low.shape[-2:], resample)
+        _store(mean.add_(0.0), low[part])
+        _add_up(planes[part], low[part], True, resample, high[part])
     return coarse, detail
 
 
@@ -95,13 +88,8 @@ def merge(coarse: Tensor, detail: Tensor, resample: str, subtract: bool) -> Tens
             native.pyramid_merge(*views, resample, subtract)
         return out
     low, high, result = (_planes(tensor) for tensor in (coarse, detail, out))
-    for part in _chunks(high):
-        if resample == "bilinear":
-            up = _bilinear(low[part], high.shape[-2:])
-            result[part] = _stored(high[part] - up if subtract else up + high[part], out.dtype)
-        else:
-            _nearest(high[part], low[part], result[part], subtract)
-            _one_nan(result[part], result[part])
+    for part in _chunks(high) if resample == "bilinear" else [slice(None)]:
+        _add_up(high[part], low[part], subtract, resample, result[part])
     return out
 
 
@@ -233,93 +221,115 @@ def _chunks(planes: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(planes), step)]
 
 
-def _stored(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 or float32 -> float32 -> dtype; a zero is positive and a NaN the quiet one."""
-    y = y.add(0.0)
-    if dtype == torch.float64:
-        return y
-    y = y.to(torch.float32)
-    if y.device.type != "cpu" or math.isnan(y.sum().item()):
-        return y.to(dtype).masked_fill_(y.isnan(), torch.nan)
-    return y.to(dtype)
+def _wide(x: Tensor) -> Tensor:
+    """In the type of the arithmetic: float32, and float64 for itself."""
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
 
 
-def _one_nan(y: Tensor, witness: Tensor) -> None:
-    """Every NaN of `y` the quiet one; there is none where the sum of the smaller `witness` is finite."""
-    kind = torch.float64 if y.dtype == torch.float64 else torch.float32
-    if y.device.type != "cpu" or not math.isfinite(witness.sum(dtype=kind).item()):
-        y.masked_fill_(y.isnan(), torch.nan)
+def _store(y: Tensor, out: Tensor) -> None:
+    """y into `out`, every NaN the quiet one; there is none where the sum of all is finite."""
+    if y is not out:
+        out.copy_(y)
+    wider = torch.float32 if y.dtype == torch.float16 else y.dtype  # whose sum seldom overflows
+    if y.device.type != "cpu" or not math.isfinite(y.sum(dtype=wider).item()):
+        out.masked_fill_(out.isnan(), torch.nan)
 
 
-def _nearest(fine: Tensor, low: Tensor, out: Tensor, subtract: bool) -> None:
-    """fine - up(low) or fine + up(low), in their own type: one operation on stored numbers has the same bits in float64
-    with a second rounding (53 >= 2 * 24 + 2 digits)."""
-    (h, w), (H, W) = low.shape[-2:], fine.shape[-2:]
+def _add_up(fine: Tensor, low: Tensor, negative: bool, resample: str, out: Tensor) -> None:
+    """fine + up(low), or fine - up(low), into `out`: the sum with what is no negative zero is none."""
+    low = 0.0 - low if negative else low + 0.0
+    if resample == "bilinear":
+        up = _raised(_raised(_wide(low), -1, fine.shape[-1]), -2, fine.shape[-2])
+        return _store(torch.add(up, _wide(fine), out=out if out.dtype == up.dtype else up), out)
+    # One operation on stored numbers: their own type's addition has the bits of float32's, rounded.
+    (H, W), (h, w) = fine.shape[-2:], low.shape[-2:]
     f, g = -(-H // h), -(-W // w)
-    # A zero of `low` gets the sign with which no zero of the result can be negative.
-    low = low.neg().add_(0.0).neg_() if subtract else low + 0.0
-    line = low if g == 1 else low[..., None].expand(-1, -1, -1, g).reshape(len(low), h, w * g)[..., :W]
-    for a in range(f):
-        rows = fine[:, a::f]
-        (torch.sub if subtract else torch.add)(rows, line[:, : rows.shape[1]], out=out[:, a::f])
+    if g == 2 and low.dtype == torch.float32:
+        line = _in_turn(low, low)[..., :W]
+    else:
+        line = low.new_empty(len(low), h, w, g)
+        for b in range(g):
+            line[..., b] = low
+        line = line.flatten(-2)[..., :W]
+    if H == f * h:
+        torch.add(fine.unflatten(1, (h, f)), line[:, :, None], out=out.unflatten(1, (h, f)))
+    else:
+        for a in range(f):
+            rows = fine[:, a::f]
+            torch.add(rows, line[:, : rows.shape[1]], out=out[:, a::f])
+    _store(out, out)
 
 
-def _area_down(x: Tensor, size: Sequence[int]) -> Tensor:
+def _down(x: Tensor, size: Sequence[int], resample: str) -> Tensor:
+    """A tensor of its own, in the type of the arithmetic."""
     (H, W), (h, w) = x.shape[-2:], size
-    f, g = -(-H // h), -(-W // w)
-    columns = x[:, 0::f].to(torch.float64, copy=True)
-    for a in range(1, f):
-        rows = x[:, a::f]
-        columns[:, : rows.shape[1]].add_(rows)
-    total = columns[..., 0::g].clone()
-    for b in range(1, g):
-        more = columns[..., b::g]
-        total[..., : more.shape[-1]].add_(more)
-    return total.div_(_counts(H, W, h, w, x.device))
+    if resample == "bilinear" and (H, W) != (2 * h, 2 * w):
+        return _interpolated(_interpolated(_wide(x), -2, h), -1, w)
+    total = _summed(_summed(x, -2, -(-H // h)), -1, -(-W // w))
+    return total / _counts(H, W, h, w, total.dtype, x.device)
+
+
+def _summed(x: Tensor, dim: int, step: int) -> Tensor:
+    """Sums of `step` neighbours in ascending order; the last may have fewer."""
+    if step == 1:
+        return _wide(x)
+    total, *rest = (x.movedim(dim, -1)[..., a::step].movedim(-1, dim) for a in range(step))
+    whole = x.dtype == torch.float32 and rest[0].shape == total.shape
+    total = total + rest.pop(0) if whole else _wide(total).clone()
+    for part in rest:
+        total.narrow(dim, 0, part.shape[dim]).add_(part)
+    return total
 
 
 @lru_cache(maxsize=64)
-def _counts(H: int, W: int, h: int, w: int, device: torch.device) -> Tensor:
-    """How many pixels each block holds, float64 [h, w]."""
+def _counts(H: int, W: int, h: int, w: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """How many pixels each block holds, [h, w]."""
     rows, columns = (
         (fine - step * torch.arange(coarse)).clamp(max=step)
         for fine, coarse, step in ((H, h, -(-H // h)), (W, w, -(-W // w)))
     )
-    return torch.outer(rows, columns).to(device=device, dtype=torch.float64)
+    return torch.outer(rows, columns).to(device=device, dtype=dtype)
 
 
-def _bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
-    wide = x.to(torch.float64)
-    for dim, count in ((1, size[0]), (2, size[1])):
-        if count == 2 * wide.shape[dim]:
-            wide = _doubled(wide, dim)
-            continue
-        left, right, weight = _points(wide.shape[dim], count, x.device)
-        weight = weight[:, None] if dim == 1 else weight
-        first, second = wide.index_select(dim, left), wide.index_select(dim, right)
-        wide = first.mul_(1.0 - weight).add_(second.mul_(weight))
-    return wide
+def _raised(x: Tensor, dim: int, count: int) -> Tensor:
+    """Linear interpolation of an axis of planes without negative zeros, which may be overwritten; the same comes out.
+
+    Twice the size reads neighbours with weights 3/4 and 1/4, so slices will do; a product with 3/4 is never rounded to
+    zero, so no sum of the two is a negative zero.
+    """
+    last = x.shape[dim] - 1
+    if count != 2 * (last + 1):
+        return _interpolated(x, dim, count)
+    pairs = x.new_empty(*x.shape[:-1], 2, x.shape[-1])
+    even, odd = pairs.unbind(-2) if dim == -2 else (torch.empty_like(x), torch.empty_like(x))
+    torch.add(x.narrow(dim, 0, 1), x.narrow(dim, min(1, last), 1) * 0.0, out=even.narrow(dim, 0, 1))
+    far, near = x * 0.25, x.mul_(0.75)
+    torch.add(far.narrow(dim, 0, last), near.narrow(dim, 1, last), out=even.narrow(dim, 1, last))
+    torch.add(near.narrow(dim, 0, last), far.narrow(dim, 1, last), out=odd.narrow(dim, 0, last))
+    torch.add(near.narrow(dim, last, 1), far.narrow(dim, last, 1), out=odd.narrow(dim, last, 1))
+    return pairs.flatten(-3, -2) if dim == -2 else _in_turn(even, odd)
 
 
-def _doubled(x: Tensor, dim: int) -> Tensor:
-    """`_points` at twice the size read neighbours with weights 3/4 and 1/4, so slices will do."""
-    out = x.new_empty([2 * side if axis == dim else side for axis, side in enumerate(x.shape)])
-    y, last = out.movedim(dim, -1), x.shape[dim] - 1
-    x = x.movedim(dim, -1)
-    near, far = x * 0.75, x * 0.25
-    torch.add(near[..., :-1], far[..., 1:], out=y[..., 1:-1:2])
-    torch.add(far[..., :-1], near[..., 1:], out=y[..., 2::2])
-    y[..., 0] = x[..., 0] + 0.0 * x[..., min(1, last)]
-    y[..., -1] = near[..., last] + far[..., last]
-    return out
+def _in_turn(even: Tensor, odd: Tensor) -> Tensor:
+    """Columns of both in turn, in one pass: real and imaginary parts lie so."""
+    return torch.view_as_real(torch.complex(even, odd)).flatten(-2)
+
+
+def _interpolated(x: Tensor, dim: int, count: int) -> Tensor:
+    if x.shape[dim] == count:
+        return x
+    left, right, weight = _points(x.shape[dim], count, x.dtype, x.device)
+    weight = weight[:, None] if dim == -2 else weight
+    first, second = x.index_select(dim, left), x.index_select(dim, right)
+    return first.mul_(1.0 - weight).add_(second.mul_(weight)).add_(0.0)
 
 
 @lru_cache(maxsize=64)
-def _points(m: int, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Which two of m pixels each of n reads, and the weight of the second, float64."""
+def _points(m: int, n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Which two of m pixels each of n reads, and the weight of the second."""
     position = ((2 * torch.arange(n) + 1) * m - n).clamp(min=0)
     left = position // (2 * n)
-    weight = (position % (2 * n)).to(torch.float64) / (2.0 * n)
+    weight = (position % (2 * n)).to(dtype) / torch.tensor(2 * n, dtype=dtype)
     return left.to(device), (left + 1).clamp(max=m - 1).to(device), weight.to(device)
 
 
@@ -327,7 +337,7 @@ def _points(m: int, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tenso
 def _matrix(resample: str, kind: str, out: int, given: int, device: torch.device) -> Tensor:
     matrix = torch.zeros(out, given, dtype=torch.float64)
     if resample == "bilinear":
-        left, right, weight = _points(given, out, torch.device("cpu"))
+        left, right, weight = _points(given, out, torch.float64, torch.device("cpu"))
         matrix.scatter_add_(1, left[:, None], (1.0 - weight)[:, None])
         matrix.scatter_add_(1, right[:, None], weight[:, None])
         return matrix.to(device)
@@ -354,17 +364,20 @@ def _noise_level(
     planes = _planes(x)
     results = [planes.new_empty(planes.shape) for _ in targets]
     per_sample = len(planes) // len(x)
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    factors = (1.0 - times).to(kind), times.to(kind)
     for part in _chunks(planes):
         index = torch.arange(part.start, min(part.stop, len(planes)), device=x.device)
         sample = index // per_sample
         seed = sample + (base_seed or 0) if seeds is None else seeds[sample]
-        e = deviates_of_planes(seed, index - sample * per_sample, x.shape[-2], x.shape[-1], stream).to(torch.float64)
-        t = times[sample, None, None]
-        given = planes[part].to(torch.float64)
-        noisy = _stored((1.0 - t) * given + t * e, x.dtype)
+        e = deviates_of_planes(seed, index - sample * per_sample, x.shape[-2], x.shape[-1], stream).to(kind)
+        s, t = (factor[sample, None, None] for factor in factors)
+        given = _wide(planes[part])
+        noisy = (given * s).add_(e * t).add_(0.0)
         if mask is not None:
-            noisy = noisy.masked_fill_(~mask[sample, None, None], 0.0)
-        results[0][part] = noisy
-        results[1][part] = _stored(e - given, x.dtype)
+            noisy.masked_fill_(~mask[sample, None, None], 0.0)
+        velocity = e.sub_(given).add_(0.0)
+        for result, value in zip(results, (noisy, velocity), strict=True):
+            _store(value, result[part])
     for target, result in zip(targets, results, strict=True):
         target.copy_(_view(result.view(x.shape)).reshape(target.shape))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pyramids in Triton: one pass per level, down or up, and one launch that noises all levels at their own times.
 
-Sums run in the order of reference/pyramid.py in float64; fusion is off, so tiles change speed and no bit.
+Sums run in the order of reference/pyramid.py, in float32 (of float64 in float64); fusion is off, so tiles change speed
+and no bit.
 """
 
 from collections.abc import Sequence
@@ -15,29 +16,37 @@ from spectral_kernels.kernels.noise import normal_quad, sample_seed
 from spectral_kernels.kernels.planes import element, plane_offset
 from spectral_kernels.kernels.rounding import round_to, widen
 
-# Pixels of one program of four warps. Bilinear splitting holds sixteen neighbours of each in float64: with 1024 pixels
-# it spills.
+# Pixels of one program of four warps. Bilinear splitting holds sixteen neighbours of each: with more pixels it spills.
 PIXELS, SPLIT_BILINEAR_PIXELS, TILE_COLUMNS = 1024, 256, 128
 
 
 @triton.jit
 def narrow(y, DTYPE: tl.constexpr):
-    """float64 -> float32 -> DTYPE with a positive zero; float64 stays."""
+    """To DTYPE with a positive zero."""
     y = y + 0.0
     if DTYPE != tl.float64:
-        y = round_to(y.to(tl.float32), DTYPE)
+        y = round_to(y, DTYPE)
     return y
 
 
 @triton.jit
-def load_wide(p_plane, o_row, o_column, strides, mask):
-    return widen(tl.load(p_plane + element(o_row, o_column, strides, 1), mask=mask, other=0.0)).to(tl.float64)
+def divided(x, y):
+    """Rounded once; `y` is an integer, to the compiler a constant where sides are 1."""
+    if x.dtype == tl.float64:
+        z = x / tl.cast(y, tl.float64)
+    else:
+        z = tl.div_rn(x, tl.cast(y, tl.float32))
+    return z
 
 
 @triton.jit
-def block_mean(p_x, o_row, o_column, size, coarse_size, strides, mask, F: tl.constexpr, G: tl.constexpr):
+def load_wide(p_plane, o_row, o_column, strides, mask):
+    return widen(tl.load(p_plane + element(o_row, o_column, strides, 1), mask=mask, other=0.0))
+
+
+@triton.jit
+def block_mean(p_x, o_row, o_column, size, strides, mask, F: tl.constexpr, G: tl.constexpr):
     """Mean of the block of each coarse pixel: rows of a column first, then columns, one division."""
-    total = tl.zeros(mask.shape, tl.float64)
     for b in tl.static_range(G):
         column = o_column * G + b
         m_column = mask & (column < size[1])
@@ -48,33 +57,35 @@ def block_mean(p_x, o_row, o_column, size, coarse_size, strides, mask, F: tl.con
         total = down if b == 0 else total + down
     rows_in = tl.minimum(size[0] - o_row * F, F)
     columns_in = tl.minimum(size[1] - o_column * G, G)
-    return total / tl.maximum(rows_in * columns_in, 1).to(tl.float64)
+    return divided(total, tl.maximum(rows_in * columns_in, 1))
 
 
 @triton.jit
-def point(o_out, given, out):
-    """Which two of `given` pixels an output pixel reads, and the weight of the second."""
+def point(o_out, given, out, KIND: tl.constexpr):
+    """Which two of `given` pixels an output pixel reads, and their weights."""
     position = tl.maximum((2 * o_out + 1) * given - out, 0)
     left = position // (2 * out)
-    weight = (position % (2 * out)).to(tl.float64) / tl.cast(2 * out, tl.float64)  # a side of 1 is a constant
-    return left, tl.minimum(left + 1, given - 1), weight
+    weight = divided((position % (2 * out)).to(KIND), 2 * out)
+    return left, tl.minimum(left + 1, given - 1), 1.0 - weight, weight
 
 
 @triton.jit
-def interpolated(p_x, o_row, o_column, given, out, strides, mask):
-    """Linear interpolation of a stored plane."""
-    top, bottom, f = point(o_row, given[0], out[0])
-    left, right, g = point(o_column, given[1], out[1])
-    first = (1.0 - f) * load_wide(p_x, top, left, strides, mask) + f * load_wide(p_x, bottom, left, strides, mask)
-    second = (1.0 - f) * load_wide(p_x, top, right, strides, mask) + f * load_wide(p_x, bottom, right, strides, mask)
-    return (1.0 - g) * first + g * second
+def blended(first, second, rest, weight, same):
+    """An axis that keeps its size is left alone."""
+    return tl.where(same, first, rest * first + weight * second)
 
 
 @triton.jit
 def coarse_value(p_x, o_row, o_column, fine, coarse, strides, mask, DTYPE: tl.constexpr):
-    """A coarse pixel as it will be stored, computed from the fine plane."""
-    y = narrow(interpolated(p_x, o_row, o_column, fine, coarse, strides, mask), DTYPE)
-    return widen(y).to(tl.float64)
+    """A coarse pixel as it will be stored, interpolated from the fine plane: rows first."""
+    KIND: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    top, bottom, f_rest, f = point(o_row, fine[0], coarse[0], KIND)
+    left, right, g_rest, g = point(o_column, fine[1], coarse[1], KIND)
+    upper, lower = load_wide(p_x, top, left, strides, mask), load_wide(p_x, bottom, left, strides, mask)
+    first = blended(upper, lower, f_rest, f, fine[0] == coarse[0])
+    upper, lower = load_wide(p_x, top, right, strides, mask), load_wide(p_x, bottom, right, strides, mask)
+    second = blended(upper, lower, f_rest, f, fine[0] == coarse[0])
+    return widen(narrow(blended(first, second, g_rest, g, fine[1] == coarse[1]), DTYPE))
 
 
 @triton.jit
@@ -84,6 +95,7 @@ def split_kernel(
 ):  # fmt: skip
     """One level down; program (plane, row tile, column tile): coarse pixels for "area", fine ones for "bilinear"."""
     DTYPE: tl.constexpr = x.dtype.element_ty
+    KIND: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
     i_plane = tl.program_id(0).to(tl.int64)
     first_row, first_column = tl.program_id(1) * ROWS, tl.program_id(2) * COLUMNS
     o_row = (first_row + tl.arange(0, ROWS)).to(tl.int64)[:, None]
@@ -93,27 +105,29 @@ def split_kernel(
     p_detail = detail + plane_offset(i_plane, per_sample, c2, detail_strides)
     m_coarse = (o_row < coarse_size[0]) & (o_column < coarse_size[1])
     if AREA:
-        mean = narrow(block_mean(p_x, o_row, o_column, size, coarse_size, x_strides, m_coarse, F, G), DTYPE)
+        mean = narrow(block_mean(p_x, o_row, o_column, size, x_strides, m_coarse, F, G), DTYPE)
         tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), mean, mask=m_coarse)
-        wide = widen(mean).to(tl.float64)
         for a in tl.static_range(F):
             for b in tl.static_range(G):
                 row, column = o_row * F + a, o_column * G + b
                 mask = m_coarse & (row < size[0]) & (column < size[1])
-                rest = load_wide(p_x, row, column, x_strides, mask) - wide
+                rest = load_wide(p_x, row, column, x_strides, mask) - widen(mean)
                 tl.store(p_detail + element(row, column, detail_strides, 1), narrow(rest, DTYPE), mask=mask)
     else:
         if (first_row < coarse_size[0]) & (first_column < coarse_size[1]):
-            low = narrow(interpolated(p_x, o_row, o_column, size, coarse_size, x_strides, m_coarse), DTYPE)
-            tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), low, mask=m_coarse)
+            low = coarse_value(p_x, o_row, o_column, size, coarse_size, x_strides, m_coarse, DTYPE)
+            tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), narrow(low, DTYPE), mask=m_coarse)
         mask = (o_row < size[0]) & (o_column < size[1])
-        top, bottom, f = point(o_row, coarse_size[0], size[0])
-        left, right, g = point(o_column, coarse_size[1], size[1])
-        first = (1.0 - f) * coarse_value(p_x, top, left, size, coarse_size, x_strides, mask, DTYPE)
-        first = first + f * coarse_value(p_x, bottom, left, size, coarse_size, x_strides, mask, DTYPE)
-        second = (1.0 - f) * coarse_value(p_x, top, right, size, coarse_size, x_strides, mask, DTYPE)
-        second = second + f * coarse_value(p_x, bottom, right, size, coarse_size, x_strides, mask, DTYPE)
-        rest = load_wide(p_x, o_row, o_column, x_strides, mask) - ((1.0 - g) * first + g * second)
+        top, bottom, f_rest, f = point(o_row, coarse_size[0], size[0], KIND)
+        left, right, g_rest, g = point(o_column, coarse_size[1], size[1], KIND)
+        first = coarse_value(p_x, top, left, size, coarse_size, x_strides, mask, DTYPE)
+        second = coarse_value(p_x, top, right, size, coarse_size, x_strides, mask, DTYPE)
+        upper = blended(first, second, g_rest, g, coarse_size[1] == size[1])
+        first = coarse_value(p_x, bottom, left, size, coarse_size, x_strides, mask, DTYPE)
+        second = coarse_value(p_x, bottom, right, size, coarse_size, x_strides, mask, DTYPE)
+        lower = blended(first, second, g_rest, g, coarse_size[1] == size[1])
+        up = blended(upper, lower, f_rest, f, coarse_size[0] == size[0])
+        rest = load_wide(p_x, o_row, o_column, x_strides, mask) - up
         tl.store(p_detail + element(o_row, o_column, detail_strides, 1), narrow(rest, DTYPE), mask=mask)
 
 
@@ -129,12 +143,20 @@ def merge_kernel(
     o_column = (tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)[None, :]
     mask = (o_row < size[0]) & (o_column < size[1])
     p_coarse = coarse + plane_offset(i_plane, per_sample, c2, coarse_strides)
+    p_detail = detail + plane_offset(i_plane, per_sample, c2, detail_strides)
+    rest = load_wide(p_detail, o_row, o_column, detail_strides, mask)
     if AREA:
         up = load_wide(p_coarse, o_row // F, o_column // G, coarse_strides, mask)
     else:
-        up = interpolated(p_coarse, o_row, o_column, coarse_size, size, coarse_strides, mask)
-    p_detail = detail + plane_offset(i_plane, per_sample, c2, detail_strides)
-    rest = load_wide(p_detail, o_row, o_column, detail_strides, mask)
+        top, bottom, f_rest, f = point(o_row, coarse_size[0], size[0], rest.dtype)
+        left, right, g_rest, g = point(o_column, coarse_size[1], size[1], rest.dtype)
+        first = load_wide(p_coarse, top, left, coarse_strides, mask)
+        second = load_wide(p_coarse, top, right, coarse_strides, mask)
+        upper = blended(first, second, g_rest, g, coarse_size[1] == size[1])
+        first = load_wide(p_coarse, bottom, left, coarse_strides, mask)
+        second = load_wide(p_coarse, bottom, right, coarse_strides, mask)
+        lower = blended(first, second, g_rest, g, coarse_size[1] == size[1])
+        up = blended(upper, lower, f_rest, f, coarse_size[0] == size[0])
     y = rest - up if SUBTRACT else up + rest
     p_out = out + plane_offset(i_plane, per_sample, c2, out_strides)
     tl.store(p_out + element(o_row, o_column, out_strides, 1), narrow(y, out.dtype.element_ty), mask=mask)
@@ -153,8 +175,8 @@ def noise_tile(
         o_row = (4 * o_quad + word).to(tl.int64)
         inside = (o_row < height) & (o_column < width)
         x = load_wide(p_x, o_row, o_column, x_strides, inside)
-        e = quads[word].to(tl.float64)
-        z = narrow((1.0 - t) * x + t * e, noisy.dtype.element_ty)
+        e = quads[word].to(x.dtype)
+        z = narrow((1.0 - t).to(x.dtype) * x + t.to(x.dtype) * e, noisy.dtype.element_ty)
         z = tl.where(shown, z, tl.zeros_like(z))
         at = offset + element(o_row, o_column, strides, PATCH)
         tl.store(noisy + at, z, mask=inside)
