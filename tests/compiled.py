@@ -46,7 +46,7 @@ class Compiled:
 
 def compile_kernel(
     fn,
-    signature: dict[str, str | tuple[str, ...]],
+    signature: dict[str, str | tuple[str | int, ...]],
     constexprs: dict | None = None,
     *,
     target: str,
@@ -56,9 +56,10 @@ def compile_kernel(
 ) -> Compiled:
     """Compile `fn`, a `@triton.jit` function at the top level of a module, for "sm_80", ..., "gfx942", "gfx1100".
 
-    `signature` types the runtime arguments ("*fp32", "i64", "fp64", a tuple of types for a tuple), `constexprs` gives
-    the others (numbers, strings, None), `aligned` names arguments that a launch would find divisible by 16. Further
-    options go to Triton (`num_stages`); floating-point fusion is off unless asked for.
+    `signature` types the runtime arguments ("*fp32", "i64", "fp64", a tuple of types for a tuple, where a number stands
+    for itself, as a launch takes a stride of 1), `constexprs` gives the others (numbers, strings, None), `aligned`
+    names arguments that a launch would find divisible by 16. Further options go to Triton (`num_stages`);
+    floating-point fusion is off unless asked for.
     """
     job = {
         "module": fn.fn.__module__,
@@ -128,18 +129,26 @@ def _compile(
         raise TypeError(f"{name}: neither signature nor constexprs has {', '.join(missing)}")
     types = {n: "constexpr" if n in constexprs else signature[n] for n in fn.arg_names}
     types = {n: _tupled(t) for n, t in types.items()}
-    places = [
-        (i, *place)
-        for i, (n, t) in enumerate(types.items())
-        if n in aligned
-        for place in ([(j,) for j in range(len(t))] if isinstance(t, tuple) else [()])
-    ]
+    parts = {
+        (i, j): part
+        for i, t in enumerate(types.values())
+        if isinstance(t, tuple)
+        for j, part in enumerate(t)
+    }  # fmt: skip
+    numbers = {place: part for place, part in parts.items() if isinstance(part, int)}
+    names = [i for i, n in enumerate(types) if n in aligned]
+    places = [(i,) for i in names if not isinstance(types[fn.arg_names[i]], tuple)]
+    places += [place for place in parts if place[0] in names and place not in numbers]
     attributes = {place: [["tt.divisibility", 16]] for place in places}
+    types = {
+        n: tuple("constexpr" if isinstance(part, int) else part for part in t) if isinstance(t, tuple) else t
+        for n, t in types.items()
+    }
     if target.startswith("sm_"):
         gpu = GPUTarget("cuda", int(target[3:]), 32)
     else:
         gpu = GPUTarget("hip", target, 64 if target.startswith("gfx9") else 32)
-    kernel = triton.compile(ASTSource(fn, types, constexprs, attributes), target=gpu, options=options)
+    kernel = triton.compile(ASTSource(fn, types, constexprs | numbers, attributes), target=gpu, options=options)
     asm = {stage: text for stage, text in kernel.asm.items() if isinstance(text, str)}
     registers, spills = _assembled(asm["ptx"]) if "ptx" in asm else _described(asm["amdgcn"])
     return {"target": target, "shared": kernel.metadata.shared, "registers": registers, "spills": spills, "asm": asm}

@@ -65,6 +65,9 @@ def test_the_reference_bits(backend, resample, dtype, shape, levels):
         ((1, 1, 13, 18), 2, "bilinear", "float16"),
         ((1, 1, 13, 18), 3, "bilinear", "float32"),
         ((1, 1, 9, 9), 2, "bilinear", "bfloat16"),
+        ((2, 1, 20, 36), 3, "bilinear", "float32"),  # exactly half twice
+        ((1, 2, 2, 6), 2, "bilinear", "float16"),  # to a line
+        ((1, 1, 36, 12), [(12, 12), (36, 12)], "bilinear", "float32"),  # one side keeps its size
         ((1, 1, 9, 9), 2, "dct", "bfloat16"),  # the subtraction of a stored image
         ((1, 13, 18), [(4, 5), (13, 18)], "area", "float16"),  # blocks of 4 x 4 that do not divide either side
         ((1, 1, 12, 36), [(4, 12), (12, 36)], "area", "float32"),  # blocks of 9: division that rounds
@@ -118,20 +121,30 @@ def test_strides_do_not_matter(device, resample):
     assert_same_bits(laplacian_pyramid(spread, 2, resample)[1][1], laplacian_pyramid(x, 2, resample)[1][0])
 
 
-@pytest.mark.parametrize("resample", ["area", "bilinear"])
-def test_tiles_change_no_bit(resample):
+# Blocks of 2 x 2, with an odd side; interpolation to half; all other ratios.
+@pytest.mark.parametrize(
+    ("resample", "low", "high"),
+    [
+        ("area", (7, 17), (13, 34)),
+        ("area", (5, 12), (13, 34)),
+        ("bilinear", (7, 17), (14, 34)),
+        ("bilinear", (7, 9), (13, 18)),
+    ],
+    ids=str,
+)
+def test_tiles_change_no_bit(resample, low, high):
     pytest.importorskip("triton")
     from spectral_kernels.kernels import pyramid as kernels
 
-    x = states((1, 1, 13, 34))[0]
+    x = states((1, 1, *high))[0]
     if torch.cuda.is_available():
         x = x.cuda()
     elif dispatch.missing("triton"):
         pytest.skip(dispatch.missing("triton"))
-    view = layouts.view(x, "planes", (13, 34))
-    wanted = [torch.from_numpy(level) for level in reference.pyramid(x.cpu().numpy(), [(7, 17), (13, 34)], resample)]
-    for tile in [(2, 32), (16, 8), (8, 64)]:
-        coarse, detail, again = x.new_empty(1, 1, 7, 17), torch.empty_like(x), torch.empty_like(x)
+    view = layouts.view(x, "planes", high)
+    wanted = [torch.from_numpy(level) for level in reference.pyramid(x.cpu().numpy(), [low, high], resample)]
+    for tile in [(2, 32, 4), (16, 8, 1), (8, 64, 2)]:
+        coarse, detail, again = x.new_empty(1, 1, *low), torch.empty_like(x), torch.empty_like(x)
         views = [layouts.view(y, "planes", y.shape[-2:]) for y in (coarse, detail, again)]
         kernels.split(view, *views[:2], resample, tile)
         kernels.merge(*views, resample, False, tile)

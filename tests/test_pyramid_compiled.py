@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pyramid kernels compiled for GPUs that are not here: spills, shared memory, fused roundings."""
+"""The pyramid kernels compiled for GPUs that are not here: spills, shared memory, fused roundings, and what is read and
+written."""
 
 import re
 
@@ -8,6 +9,7 @@ from compiled import CUDA_TARGETS, TARGETS, compile_kernel
 
 pytest.importorskip("triton")
 
+from spectral_kernels.kernels import octave
 from spectral_kernels.kernels import pyramid as kernels
 
 STRIDES = ("i64", "i64", "i64", "i64", "i32", "i64", "i32")
@@ -22,10 +24,13 @@ def clean(compiled):
         assert not re.findall(r"\bfma\.rn\.f64", compiled.asm["ptx"])  # IEEE division is one instruction in PTX
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+# Every target for bfloat16, one for float32: what differs between types are a few conversions.
+EVERYWHERE = [(target, "bf16") for target in TARGETS] + [("sm_90", "fp32")]
+
+
 @pytest.mark.parametrize("area", [True, False], ids=["area", "bilinear"])
-@pytest.mark.parametrize("target", TARGETS)
-def test_split(target, area, dtype):
+@pytest.mark.parametrize(("target", "dtype"), EVERYWHERE)
+def test_split(target, dtype, area):
     strides = dict.fromkeys(("x_strides", "coarse_strides", "detail_strides"), STRIDES)
     compiled = compile_kernel(
         kernels.split_kernel,
@@ -49,6 +54,42 @@ def test_merge(target, area):
         aligned=("coarse", "detail", "out"),
     )
     clean(compiled)
+
+
+CONTIGUOUS = ("i32", "i32", "i32", "i32", 0, 1, 0)  # as a launch takes the strides of planes
+
+
+def moved(ptx, what):
+    """Bytes of each access of global memory by one thread."""
+    accesses = re.findall(rf"\b{what}\.global(?:\.v(\d))?\.b(\d+)", ptx)
+    return [int(vector or 1) * int(bits) // 8 for vector, bits in accesses]
+
+
+@pytest.mark.parametrize("name", ["split_area", "split_bilinear", "merge_area", "merge_bilinear"])
+@pytest.mark.parametrize(("target", "dtype"), EVERYWHERE)
+def test_octave(target, dtype, name):
+    """As it is launched on planes whose sides are multiples of 16."""
+    kernel, size = getattr(octave, name), {"bf16": 2, "fp32": 4}[dtype]
+    tensors = {"split": ("x", "coarse", "detail"), "merge": ("coarse", "detail", "out")}[name.split("_")[0]]
+    strides = [f"{tensor}_strides" for tensor in tensors]
+    blocks = 4 if dtype == "bf16" and name.endswith("area") else 2  # of a thread
+    constants = {"SUBTRACT": False, "ROWS": blocks, "COLUMNS": 128, "STEPS": kernels.STEPS}
+    compiled = compile_kernel(
+        kernel,
+        {**dict.fromkeys(tensors, f"*{dtype}"), **dict.fromkeys(strides, CONTIGUOUS), **PLANES},
+        {argument: value for argument, value in constants.items() if argument in kernel.arg_names},
+        target=target,
+        aligned=(*tensors, *strides, "size", "coarse_size"),
+    )
+    clean(compiled)
+    if target not in CUDA_TARGETS:
+        return
+    read, written = moved(compiled.asm["ptx"], "ld"), moved(compiled.asm["ptx"], "st")
+    # Two rows of pixels and one of blocks, each in one access.
+    fine, coarse = [2 * blocks * size] * 2, [blocks * size]
+    assert sorted(written) == sorted(fine if name.startswith("merge") else coarse + fine)
+    if name.endswith("area"):
+        assert sorted(read) == sorted(coarse + fine if name.startswith("merge") else fine)
 
 
 @pytest.mark.parametrize("target", TARGETS)

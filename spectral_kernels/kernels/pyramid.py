@@ -12,21 +12,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from spectral_kernels.kernels import octave
+from spectral_kernels.kernels.launch import blocks, power_of_two
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
+from spectral_kernels.kernels.octave import load_wide, narrow
 from spectral_kernels.kernels.planes import element, plane_offset
-from spectral_kernels.kernels.rounding import round_to, widen
+from spectral_kernels.kernels.rounding import widen
 
 # Pixels of one program of four warps. Bilinear splitting holds sixteen neighbours of each: with more pixels it spills.
 PIXELS, SPLIT_BILINEAR_PIXELS, TILE_COLUMNS = 1024, 256, 128
-
-
-@triton.jit
-def narrow(y, DTYPE: tl.constexpr):
-    """To DTYPE with a positive zero."""
-    y = y + 0.0
-    if DTYPE != tl.float64:
-        y = round_to(y, DTYPE)
-    return y
+STEPS = 8  # rows of blocks that a program interpolates one after the other: a quarter more is read than written
 
 
 @triton.jit
@@ -37,11 +32,6 @@ def divided(x, y):
     else:
         z = tl.div_rn(x, tl.cast(y, tl.float32))
     return z
-
-
-@triton.jit
-def load_wide(p_plane, o_row, o_column, strides, mask):
-    return widen(tl.load(p_plane + element(o_row, o_column, strides, 1), mask=mask, other=0.0))
 
 
 @triton.jit
@@ -62,10 +52,14 @@ def block_mean(p_x, o_row, o_column, size, strides, mask, F: tl.constexpr, G: tl
 
 @triton.jit
 def point(o_out, given, out, KIND: tl.constexpr):
-    """Which two of `given` pixels an output pixel reads, and their weights."""
-    position = tl.maximum((2 * o_out + 1) * given - out, 0)
+    """Which two of `given` pixels an output pixel reads, and their weights.
+
+    In 32 bits, where a division is cheap: sides are at most 4096.
+    """
+    position = tl.maximum((2 * o_out.to(tl.int32) + 1) * given - out, 0)
     left = position // (2 * out)
     weight = divided((position % (2 * out)).to(KIND), 2 * out)
+    left = left.to(tl.int64)
     return left, tl.minimum(left + 1, given - 1), 1.0 - weight, weight
 
 
@@ -226,45 +220,72 @@ def _factors(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, int]:
     return -(-fine[0] // coarse[0]), -(-fine[1] // coarse[1])
 
 
+def _octave(fine: tuple[int, int], coarse: tuple[int, int], resample: str) -> bool:
+    """Whether the coarse pixels are blocks of 2 x 2."""
+    if resample == "area":
+        return _factors(fine, coarse) == (2, 2)
+    return resample == "bilinear" and fine == (2 * coarse[0], 2 * coarse[1])
+
+
 def _tile(size: tuple[int, int], pixels: int = PIXELS) -> tuple[int, int]:
-    columns = min(TILE_COLUMNS, triton.next_power_of_2(size[1]))
-    return min(pixels // columns, triton.next_power_of_2(size[0])), columns
+    columns = min(TILE_COLUMNS, power_of_two(size[1]))
+    return min(pixels // columns, power_of_two(size[0])), columns
 
 
 def _tiles(size: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
     """Two dimensions of the grid: in one, CUDA's 65535 would not hold those of a plane of 4096 x 4096."""
-    return triton.cdiv(size[0], rows), triton.cdiv(size[1], columns)
+    return blocks(size[0], rows), blocks(size[1], columns)
 
 
-def split(x: Tensor, coarse: Tensor, detail: Tensor, resample: str, tile: tuple[int, int] | None = None) -> None:
-    """One level down on views [B, C1, C2, h, 1, w, 1]; `tile` overrides rows and columns of a program."""
+def _octave_tiles(tensor: Tensor, size: tuple[int, int], area: bool, tile: tuple[int, ...] | None):
+    """Two dimensions of the grid and the constants of an octave's kernel.
+
+    A thread reads 16 bytes of a row at a time, but two blocks at most where it keeps rows of them: with more it spills.
+    """
+    most = 1024 // tensor.element_size()
+    rows, columns, steps = tile or (*_tile(size, most if area else min(most, 256)), STEPS)
+    constants = {"ROWS": rows, "COLUMNS": columns} if area else {"ROWS": rows, "COLUMNS": columns, "STEPS": steps}
+    return _tiles(size, rows if area else rows * steps, columns), constants
+
+
+def split(x: Tensor, coarse: Tensor, detail: Tensor, resample: str, tile: tuple[int, ...] | None = None) -> None:
+    """One level down on views [B, C1, C2, h, 1, w, 1]; `tile` overrides rows, columns and steps of a program."""
     fine_size, coarse_size = _plane(x), _plane(coarse)
     area = resample == "area"
-    f, g = _factors(fine_size, coarse_size)
-    counted = coarse_size if area else fine_size
-    rows, columns = tile or _tile(counted, PIXELS if area else SPLIT_BILINEAR_PIXELS)
-    planes, tiles = x.shape[0] * x.shape[1] * x.shape[2], _tiles(counted, rows, columns)
+    if _octave(fine_size, coarse_size, resample):
+        kernel = octave.split_area if area else octave.split_bilinear
+        tiles, constants = _octave_tiles(x, coarse_size, area, tile)
+    else:
+        kernel, counted = split_kernel, coarse_size if area else fine_size
+        f, g = _factors(fine_size, coarse_size)
+        rows, columns = tile[:2] if tile else _tile(counted, PIXELS if area else SPLIT_BILINEAR_PIXELS)
+        tiles = _tiles(counted, rows, columns)
+        constants = {"F": f, "G": g, "AREA": area, "ROWS": rows, "COLUMNS": columns}
     with torch.cuda.device_of(x):
-        split_kernel[(planes, *tiles)](
+        kernel[(x.shape[0] * x.shape[1] * x.shape[2], *tiles)](
             x, coarse, detail, x.stride(), coarse.stride(), detail.stride(), fine_size, coarse_size,
-            x.shape[1] * x.shape[2], x.shape[2],
-            F=f, G=g, AREA=area, ROWS=rows, COLUMNS=columns, num_warps=4, enable_fp_fusion=False,
+            x.shape[1] * x.shape[2], x.shape[2], **constants, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
 
 def merge(
-    coarse: Tensor, detail: Tensor, out: Tensor, resample: str, subtract: bool, tile: tuple[int, int] | None = None
+    coarse: Tensor, detail: Tensor, out: Tensor, resample: str, subtract: bool, tile: tuple[int, ...] | None = None
 ) -> None:
     """One level up on views [B, C1, C2, h, 1, w, 1]; with "none" both have the same size."""
     size, coarse_size = _plane(out), _plane(coarse)
-    f, g = _factors(size, coarse_size)
-    rows, columns = tile or _tile(size)
-    planes, tiles = out.shape[0] * out.shape[1] * out.shape[2], _tiles(size, rows, columns)
+    if _octave(size, coarse_size, resample):
+        area = resample == "area"
+        kernel = octave.merge_area if area else octave.merge_bilinear
+        tiles, constants = _octave_tiles(out, coarse_size, area, tile)
+    else:
+        kernel, (f, g) = merge_kernel, _factors(size, coarse_size)
+        rows, columns = tile[:2] if tile else _tile(size)
+        tiles = _tiles(size, rows, columns)
+        constants = {"F": f, "G": g, "AREA": resample != "bilinear", "ROWS": rows, "COLUMNS": columns}
     with torch.cuda.device_of(out):
-        merge_kernel[(planes, *tiles)](
+        kernel[(out.shape[0] * out.shape[1] * out.shape[2], *tiles)](
             coarse, detail, out, coarse.stride(), detail.stride(), out.stride(), size, coarse_size,
-            out.shape[1] * out.shape[2], out.shape[2],
-            F=f, G=g, AREA=resample != "bilinear", SUBTRACT=subtract, ROWS=rows, COLUMNS=columns,
+            out.shape[1] * out.shape[2], out.shape[2], SUBTRACT=subtract, **constants,
             num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
@@ -281,11 +302,11 @@ def noise_levels(
     """One launch for all levels; `targets` are the noisy levels, then the velocities, as views of their layouts."""
     count = len(sources)
     sizes = [_plane(view) for view in sources]
-    columns = min(128, triton.next_power_of_2(max(width for _, width in sizes)))
-    quads = min(256 // columns, triton.next_power_of_2(max(triton.cdiv(height, 4) for height, _ in sizes)))
+    columns = min(128, power_of_two(max(width for _, width in sizes)))
+    quads = min(256 // columns, power_of_two(max(blocks(height, 4) for height, _ in sizes)))
     first_tile = [0]
     for view, (height, width) in zip(sources, sizes, strict=True):
-        tiles = triton.cdiv(width, columns) * triton.cdiv(height, 4 * quads)
+        tiles = blocks(width, columns) * blocks(height, 4 * quads)
         first_tile.append(first_tile[-1] + view.shape[0] * view.shape[1] * view.shape[2] * tiles)
     with torch.cuda.device_of(sources[0]):
         noise_kernel[(first_tile[-1],)](
