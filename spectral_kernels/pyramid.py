@@ -87,9 +87,7 @@ def laplacian_pyramid(
     for target in sizes[-2::-1]:
         fine, detail = _down(fine, target, resample, basis)
         found.append(detail)
-    if not found:
-        fine = fine + 0  # of its own, and no zero negative
-    return [fine, *reversed(found)]
+    return [fine if found else _stored(fine), *reversed(found)]
 
 
 def laplacian_reconstruct(pyramid: Sequence[Tensor], resample: str = "area", *, basis: str | None = None) -> Tensor:
@@ -125,7 +123,7 @@ def laplacian_reconstruct(pyramid: Sequence[Tensor], resample: str = "area", *, 
     fine = pyramid[0]
     for detail in pyramid[1:]:
         fine = _up(fine, detail, resample, basis)
-    return fine.clone() if len(pyramid) == 1 else fine
+    return _stored(fine) if len(pyramid) == 1 else fine
 
 
 def noise_levels(
@@ -244,6 +242,11 @@ def _up(coarse: Tensor, detail: Tensor, resample: str, basis: str | None) -> Ten
     if resample == "dct":
         return ops.merge(dct_expand(coarse, size=_plane(detail), t=0.0).x, detail, "none", False)
     return ops.merge(coarse, detail, resample, False)
+
+
+def _stored(x: Tensor) -> Tensor:
+    """A lone level as any other: a tensor of its own, without negative zeros, its NaNs the quiet one."""
+    return (x + 0).masked_fill(x.isnan(), torch.nan)
 
 
 def _plane(x: Tensor) -> tuple[int, int]:

@@ -253,7 +253,16 @@ def test_no_zero_is_negative(device):
             assert_same_bits(level, wanted)
         given = [torch.full_like(level, -0.0) for level in found]
         assert_same_bits(laplacian_reconstruct(given, resample), torch.zeros(1, 3, 7, 10))
-        assert_same_bits(laplacian_pyramid(x, 1, resample)[0], reference.pyramid(x.numpy(), [(7, 10)], resample)[0])
+
+
+def test_a_lone_level_is_stored_like_any_other():
+    bits = torch.tensor([0, -(2**31), 0x7FC00001, -1, 0x7F800001, 0x3F800000], dtype=torch.int32)  # zeros, NaNs, 1
+    x = bits.view(torch.float32).view(1, 2, 3)
+    (level,) = laplacian_pyramid(x, 1)
+    again = laplacian_reconstruct([x])
+    assert level.data_ptr() != x.data_ptr() != again.data_ptr()
+    assert_same_bits(level, reference.pyramid(x.numpy(), [(2, 3)])[0])
+    assert_same_bits(again, reference.reconstruct([x.numpy()]))
 
 
 @pytest.mark.parametrize("basis", ["dct", "haar"])
