@@ -75,7 +75,7 @@ def laplacian_pyramid(
     sizes = _sizes(op, size, levels)
     if basis is not None and not isinstance(levels, int):
         raise ValueError(f"{op}: with basis={basis!r} levels must be a number, got {levels!r}; or use resample")
-    if basis is None and resample == "area":
+    if basis is None and resample == "area" and not isinstance(levels, int):
         for coarse, fine in pairwise(sizes):
             _check_blocks(op, coarse, fine)
     if basis is not None and any(side % 2 for target in sizes[1:] for side in target):
@@ -286,12 +286,12 @@ def _sizes(op: str, size: tuple[int, int], levels) -> list[tuple[int, int]]:
     if isinstance(levels, bool) or not isinstance(levels, int | Sequence) or isinstance(levels, str):
         raise TypeError(f"{op}: levels must be a number or the sizes of all levels, coarse first, got {levels!r}")
     if isinstance(levels, int):
-        most = (max(size) - 1).bit_length() + 1
-        if not 1 <= levels <= most:
-            raise ValueError(f"{op}: {size} has 1 to {most} levels (the coarsest is one pixel), got levels={levels}")
         sizes = [size]
-        while len(sizes) < levels:
+        while len(sizes) < levels and max(sizes[0]) > 1:
             sizes.insert(0, (-(-sizes[0][0] // 2), -(-sizes[0][1] // 2)))
+        if len(sizes) != levels:
+            most = (max(size) - 1).bit_length() + 1
+            raise ValueError(f"{op}: {size} has 1 to {most} levels (the coarsest is one pixel), got levels={levels}")
         return sizes
     sizes = []
     for pair in levels:

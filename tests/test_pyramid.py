@@ -362,12 +362,66 @@ def test_a_sample_has_the_same_noise_alone(device):
     assert_same_bits(together.noisy[0][2:], alone.noisy[0])
 
 
+# Odd sides; halves; halves of one side alone; blocks that do not divide, or a ratio that is no number.
+@pytest.mark.parametrize("sizes", [3, [(3, 4), (6, 8)], [(3, 8), (6, 8)], [(1, 3), (2, 3)], [(3, 2), (7, 5)]], ids=str)
 @pytest.mark.parametrize("resample", RESAMPLES)
-def test_gradients(resample):
-    x = torch.randn(1, 2, 7, 9, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: tuple(laplacian_pyramid(x, 3, resample)), x)
-    levels = [level.detach().requires_grad_() for level in laplacian_pyramid(x, 3, resample)]
-    assert torch.autograd.gradcheck(lambda *levels: laplacian_reconstruct(levels, resample), levels)
+def test_gradients(resample, sizes):
+    size = (7, 9) if isinstance(sizes, int) else sizes[-1]
+    x = torch.randn(1, 2, *size, dtype=torch.float64, requires_grad=True)
+    levels = [level.detach().requires_grad_() for level in laplacian_pyramid(x, sizes, resample)]
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda x: tuple(laplacian_pyramid(x, sizes, resample)), x)
+        assert check(lambda *levels: laplacian_reconstruct(levels, resample), levels)
+
+
+@pytest.mark.parametrize("basis", ["dct", "haar"])
+def test_gradients_of_orthonormal_pyramids(basis):
+    x = torch.randn(1, 2, 4, 8, dtype=torch.float64, requires_grad=True)
+    levels = [level.detach().requires_grad_() for level in laplacian_pyramid(x, 2, basis=basis)]
+    assert torch.autograd.gradcheck(lambda x: tuple(laplacian_pyramid(x, 2, basis=basis)), x)
+    assert torch.autograd.gradcheck(lambda *levels: laplacian_reconstruct(levels, basis=basis), levels)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("resample", ["area", "bilinear"])
+def test_gradients_have_the_type_of_the_image(resample, dtype):
+    x = torch.randn(2, 9, 12).to(getattr(torch, dtype)).requires_grad_()
+    (laplacian_reconstruct(laplacian_pyramid(x, 3, resample), resample).float() * 2).sum().backward()
+    assert x.grad is not None and x.grad.dtype == x.dtype
+    # What was taken apart and put together again: the identity, up to the roundings of a few sums.
+    torch.testing.assert_close(x.grad.float(), torch.full((2, 9, 12), 2.0), rtol=8 * torch.finfo(x.dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("resample", RESAMPLES)
+def test_vmap(resample, monkeypatch):
+    x = torch.randn(3, 2, 4, 8, 6)
+    calls, add_up = [], ops._add_up
+    monkeypatch.setattr(ops, "_add_up", lambda *given: calls.append(1) or add_up(*given))
+
+    def both(x):
+        levels = laplacian_pyramid(x, 2, resample)
+        return *levels, laplacian_reconstruct(levels, resample)
+
+    with dispatch.backend("torch"):
+        mapped = torch.func.vmap(both, in_dims=2)(x)
+        assert len(calls) == 2  # a level down and one up, not a loop over them
+        for i in range(4):
+            for found, wanted in zip(mapped, both(x[:, :, i]), strict=True):
+                assert_same_bits(found[i], wanted)
+
+
+@pytest.mark.parametrize("resample", RESAMPLES)
+def test_one_graph_for_all_sizes(resample):
+    counter = CompileCounter()
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=counter)
+    def compiled(x):
+        return laplacian_reconstruct(laplacian_pyramid(x, 3, resample), resample)
+
+    for shape in [(2, 3, 8, 12), (3, 2, 16, 20), (4, 5, 13, 30)]:
+        x = torch.randn(shape)
+        assert_same_bits(compiled(x), laplacian_reconstruct(laplacian_pyramid(x, 3, resample), resample))
+    assert counter.frame_count == 1
 
 
 def test_gradients_of_noising():

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The custom ops of pyramids: one level down, one level up, and all levels noised at once.
 
-reference/pyramid.py is the contract. Gradients are the adjoints as products with the resampling matrices, in float64.
+reference/pyramid.py is the contract. Gradients are the adjoints, in ordinary differentiable operations.
 """
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from spectral_kernels import layouts
-from spectral_kernels.cached import cached
 from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import choose
 from spectral_kernels.dispatch.operator import operator
@@ -61,12 +61,17 @@ def _split_setup(ctx, inputs, output) -> None:
 
 def _split_backward(ctx, grad_coarse: Tensor, grad_detail: Tensor):
     """Of c = D x, d = x - U c: D^T (g_c - U^T g_d) + g_d."""
-    wide = grad_detail.to(torch.float64)
-    inner = grad_coarse.to(torch.float64) - adjoint(wide, grad_coarse.shape[-2:], ctx.resample, "up")
-    return (adjoint(inner, wide.shape[-2:], ctx.resample, "down") + wide).to(grad_detail.dtype), None, None
+    wide = _wide(grad_detail)
+    inner = _wide(grad_coarse) - _up_adjoint(wide, grad_coarse.shape[-2:], ctx.resample)
+    return (_down_adjoint(inner, wide.shape[-2:], ctx.resample) + wide).to(grad_detail.dtype), None, None
 
 
 split.register_autograd(_split_backward, setup_context=_split_setup)
+
+
+@split.register_vmap
+def _(info, in_dims, x, size, resample):
+    return split(x.movedim(in_dims[0], 0), size, resample), (0, 0)
 
 
 @operator("pyramid_merge")
@@ -106,23 +111,20 @@ def _merge_setup(ctx, inputs, output) -> None:
 def _merge_backward(ctx, grad: Tensor):
     low = grad
     if ctx.resample != "none":
-        low = adjoint(grad.to(torch.float64), ctx.size, ctx.resample, "up").to(grad.dtype)
+        low = _up_adjoint(_wide(grad), ctx.size, ctx.resample).to(grad.dtype)
     return -low if ctx.subtract else low.clone(), grad.clone(), None, None
 
 
 merge.register_autograd(_merge_backward, setup_context=_merge_setup)
 
 
-@operator("pyramid_adjoint")
-def adjoint(grad: Tensor, size: Sequence[int], resample: str, kind: str) -> Tensor:
-    """The transpose of `kind` ("up" or "down") from planes of `size`, applied to float64 planes."""
-    rows, columns = (_matrix(resample, kind, grad.shape[axis - 2], size[axis], grad.device) for axis in (0, 1))
-    return rows.T @ grad @ columns
-
-
-@adjoint.register_fake
-def _(grad, size, resample, kind):
-    return grad.new_empty([*grad.shape[:-2], *size])
+@merge.register_vmap
+def _(info, in_dims, coarse, detail, resample, subtract):
+    coarse, detail = (
+        tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip((coarse, detail), in_dims, strict=False)
+    )
+    return merge(coarse, detail, resample, subtract), 0
 
 
 @operator("noise_levels")
@@ -266,7 +268,7 @@ def _down(x: Tensor, size: Sequence[int], resample: str) -> Tensor:
     if resample == "bilinear" and (H, W) != (2 * h, 2 * w):
         return _interpolated(_interpolated(_wide(x), -2, h), -1, w)
     total = _summed(_summed(x, -2, -(-H // h)), -1, -(-W // w))
-    return total / _counts(H, W, h, w, total.dtype, x.device)
+    return total / _kept_counts(H, W, h, w, total.dtype, x.device)
 
 
 def _summed(x: Tensor, dim: int, step: int) -> Tensor:
@@ -281,14 +283,13 @@ def _summed(x: Tensor, dim: int, step: int) -> Tensor:
     return total
 
 
-@lru_cache(maxsize=64)
 def _counts(H: int, W: int, h: int, w: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """How many pixels each block holds, [h, w]."""
     rows, columns = (
-        (fine - step * torch.arange(coarse)).clamp(max=step)
+        (fine - step * torch.arange(coarse, device=device)).clamp(max=step)
         for fine, coarse, step in ((H, h, -(-H // h)), (W, w, -(-W // w)))
     )
-    return torch.outer(rows, columns).to(device=device, dtype=dtype)
+    return torch.outer(rows, columns).to(dtype)
 
 
 def _raised(x: Tensor, dim: int, count: int) -> Tensor:
@@ -318,37 +319,21 @@ def _in_turn(even: Tensor, odd: Tensor) -> Tensor:
 def _interpolated(x: Tensor, dim: int, count: int) -> Tensor:
     if x.shape[dim] == count:
         return x
-    left, right, weight = _points(x.shape[dim], count, x.dtype, x.device)
+    left, right, weight = _kept_points(x.shape[dim], count, x.dtype, x.device)
     weight = weight[:, None] if dim == -2 else weight
     first, second = x.index_select(dim, left), x.index_select(dim, right)
     return first.mul_(1.0 - weight).add_(second.mul_(weight)).add_(0.0)
 
 
-@lru_cache(maxsize=64)
 def _points(m: int, n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Which two of m pixels each of n reads, and the weight of the second."""
-    position = ((2 * torch.arange(n) + 1) * m - n).clamp(min=0)
-    left = position // (2 * n)
-    weight = (position % (2 * n)).to(dtype) / torch.tensor(2 * n, dtype=dtype)
-    return left.to(device), (left + 1).clamp(max=m - 1).to(device), weight.to(device)
+    position = ((2 * torch.arange(n, device=device) + 1) * m - n).clamp(min=0)
+    left, part = position // (2 * n), (position % (2 * n)).to(dtype)
+    return left, (left + 1).clamp(max=m - 1), part / torch.full_like(part, 2 * n)
 
 
-@cached(maxsize=64)
-def _matrix(resample: str, kind: str, out: int, given: int, device: torch.device) -> Tensor:
-    matrix = torch.zeros(out, given, dtype=torch.float64)
-    if resample == "bilinear":
-        left, right, weight = _points(given, out, torch.float64, torch.device("cpu"))
-        matrix.scatter_add_(1, left[:, None], (1.0 - weight)[:, None])
-        matrix.scatter_add_(1, right[:, None], weight[:, None])
-        return matrix.to(device)
-    fine, coarse = max(out, given), min(out, given)
-    block = torch.arange(fine) // -(-fine // coarse)
-    if kind == "up":
-        matrix[torch.arange(fine), block] = 1.0
-    else:
-        matrix[block, torch.arange(fine)] = 1.0
-        matrix /= matrix.sum(1, keepdim=True)
-    return matrix.to(device)
+# Kept for the next call; gradients do without, because sizes may be symbols there.
+_kept_counts, _kept_points = lru_cache(maxsize=64)(_counts), lru_cache(maxsize=64)(_points)
 
 
 def _noise_level(
@@ -381,3 +366,46 @@ def _noise_level(
             _store(value, result[part])
     for target, result in zip(targets, results, strict=True):
         target.copy_(_view(result.view(x.shape)).reshape(target.shape))
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def _up_adjoint(grad: Tensor, size: Sequence[int], resample: str) -> Tensor:
+    """The transpose of going up from planes of `size`."""
+    (H, W), (h, w) = grad.shape[-2:], size
+    if resample == "bilinear":
+        return _interpolation_adjoint(_interpolation_adjoint(grad, -2, h), -1, w)
+    f, g = -(-H // h), -(-W // w)
+    padded = functional.pad(grad, (0, w * g - W, 0, h * f - H))
+    rows = padded.unflatten(-2, (h, f)).sum(-2)
+    return reduce(torch.add, rows.unflatten(-1, (w, g)).unbind(-1))  # faster than a sum over so few neighbours
+
+
+def _down_adjoint(grad: Tensor, size: Sequence[int], resample: str) -> Tensor:
+    """The transpose of going down to the planes of `grad` from planes of `size`."""
+    (h, w), (H, W) = grad.shape[-2:], size
+    if resample == "bilinear" and (H, W) != (2 * h, 2 * w):
+        return _interpolation_adjoint(_interpolation_adjoint(grad, -1, W), -2, H)
+    f, g = -(-H // h), -(-W // w)
+    share = grad / _counts(H, W, h, w, grad.dtype, grad.device)
+    rows = share[..., None].expand(*share.shape, g).flatten(-2)
+    return rows[..., None, :].expand(*rows.shape[:-1], f, w * g).flatten(-3, -2)[..., :H, :W]
+
+
+def _interpolation_adjoint(grad: Tensor, dim: int, count: int) -> Tensor:
+    """The transpose of interpolating `count` pixels along an axis, without sums in an order that changes."""
+    n = grad.shape[dim]
+    if n == count:
+        return grad
+    if n == 2 * count:
+        even, odd = grad.unflatten(dim, (count, 2)).unbind(dim)
+        before = torch.cat([even.narrow(dim, 0, 1), odd.narrow(dim, 0, count - 1)], dim)
+        after = torch.cat([even.narrow(dim, 1, count - 1), odd.narrow(dim, count - 1, 1)], dim)
+        return 0.75 * (even + odd) + 0.25 * (before + after)
+    left, right, weight = _points(count, n, grad.dtype, grad.device)
+    matrix = grad.new_zeros(n, count)
+    matrix = matrix.scatter_add(1, left[:, None], (1.0 - weight)[:, None]).scatter_add(
+        1, right[:, None], weight[:, None]
+    )
+    return grad @ matrix if dim == -1 else matrix.T @ grad
