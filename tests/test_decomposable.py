@@ -220,6 +220,19 @@ def test_previews_are_partial_sums_of_what_flows():
     assert [p.steps for p in previews] == [5, 9, 12]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_sampling_stays_in_the_type_of_its_noise(dtype):
+    noise = dfm.initial_levels([(1, 1, 2, 2), (1, 1, 4, 4)], 3, dtype=dtype)
+    seen, previews = [], []
+
+    def model(levels, times, mask):
+        seen.extend(z.dtype for z in levels)
+        return (z.float() for z in levels)  # another type, and no list
+
+    found = dfm.sample(model, noise, dfm.sampling_times(2, steps=(2, 2)), callback=previews.append)
+    assert {*seen, found.dtype, *(p.image.dtype for p in previews)} == {dtype}
+
+
 def test_sampling_refuses():
     levels = [torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 4, 4)]
     times = dfm.sampling_times(2, steps=(2, 2))

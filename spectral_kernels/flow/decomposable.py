@@ -140,6 +140,7 @@ def training_loss(
     """
     noisy, velocities = noise_levels(levels, times, seed, mask=mask, stream=stream)
     times = torch.as_tensor(times, dtype=torch.float64, device=noisy[0].device)
+    mask = mask.to(noisy[0].device)
     return decomposable_loss(model(noisy, times, mask), velocities, mask)
 
 
@@ -296,7 +297,8 @@ def sample(
     Parameters
     ----------
     model : see the module; a level that has not begun is given as 0 with a False mask, as in training.
-    levels : the noise to begin with, [B, ...] each, of `initial_levels`.
+    levels : the noise to begin with, [B, ...] each, of `initial_levels`. The run stays in their type, whatever the
+        model answers in.
     times : [steps + 1, L] of `sampling_times`.
     resample, basis : how the levels add up, as in `laplacian_pyramid`.
     callback : called with a `Preview` at the end of each stage: the partial sum of the levels so far.
@@ -314,11 +316,10 @@ def sample(
     check_pyramid(op, levels, resample, basis)
     times = _run_times(op, times, len(levels))
     state, ends, batch = list(levels), stage_ends(times), levels[0].shape[0]
+    given = times.to(state[0].device)[:, None].expand(-1, batch, -1)
     for i, (now, after) in enumerate(pairwise(times)):
-        live = after < 1
-        shown = [z if on else torch.zeros_like(z) for z, on in zip(state, live.tolist(), strict=True)]
-        device = state[0].device
-        velocities = model(shown, now.to(device).expand(batch, -1), live.to(device).expand(batch, -1))
+        shown = [z if t < 1 else torch.zeros_like(z) for z, t in zip(state, after.tolist(), strict=True)]
+        velocities = list(model(shown, given[i], given[i + 1] < 1))
         if [v.shape for v in velocities] != [z.shape for z in state]:
             raise ValueError(
                 f"{op}: the model must answer with a velocity like each level, {[tuple(z.shape) for z in state]}, got "
@@ -326,7 +327,7 @@ def sample(
             )
         for s, (velocity, step) in enumerate(zip(velocities, (after - now).tolist(), strict=True)):
             if step:  # a level that waits, or is finished, is left alone whatever the model says
-                state[s] = state[s] + step * velocity
+                state[s] = (state[s] + step * velocity).to(state[s].dtype)
         if callback is not None:
             for stage in (k for k, end in enumerate(ends) if end == i + 1):
                 image = laplacian_reconstruct(state[: stage + 1], resample, basis=basis)
