@@ -57,16 +57,27 @@ def test_training_times_of_two_levels_are_the_paper_s():
         ({"scale": 0.0}, "scale must be above 0"),
         ({"scale": math.nan}, "scale must be above 0"),
         ({"previous_location": math.inf}, "must be finite, got 0.0 and inf"),
+        ({"levels": 2, "stage_probs": ("a", "b")}, "probabilities.*'a'"),
+        ({"location": "a"}, "location must be a number, got 'a'"),
+        ({"scale": None}, "scale must be a number, got None"),
     ],
 )
 def test_training_times_refuse(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=f"training_times: .*{message}"):
         times_of(**options)
 
 
 @pytest.mark.parametrize(
     ("levels", "steps", "threshold"),
-    [(1, (40,), 0.9), (2, (30, 10), 0.9), (2, (3, 1), 1.0), (3, (5, 4, 3), 0.7), (4, (1, 1, 1, 1), (0.5, 0.9, 1.0))],
+    [
+        (1, (40,), 0.9),
+        (2, (30, 10), 0.9),  # the paper's
+        (2, (3, 1), 1.0),  # a cascade
+        (2, (1, 29), 1e-12),  # a stage that hardly moves, and one step
+        (3, (5, 4, 3), 0.7),
+        (3, (7, 1, 13), (0.999999, 0.1)),  # a coarse level that nearly arrives before the next has moved
+        (4, (1, 1, 1, 1), (0.5, 0.9, 1.0)),
+    ],
 )
 def test_every_level_goes_from_noise_to_data(levels, steps, threshold):
     times = dfm.sampling_times(levels, steps=steps, threshold=threshold)
@@ -98,10 +109,13 @@ def test_every_level_goes_from_noise_to_data(levels, steps, threshold):
         (1, {"steps": (4,), "threshold": -1}, r"\(0, 1\]"),
         (3, {"steps": (1, 1, 1), "threshold": (0.5,)}, "2 of them"),
         (0, {"steps": ()}, "levels must be an int"),
+        (2, {"threshold": None}, "threshold must be a number or 1 of them, got None"),
+        (2, {"threshold": "0.9"}, "threshold must be a number or 1 of them, got '0.9'"),
+        (3, {"steps": (1, 1, 1), "threshold": (0.5, True)}, "threshold must be a number or 2 of them"),
     ],
 )
 def test_sampling_times_refuse(levels, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=f"sampling_times: .*{message}"):
         dfm.sampling_times(levels, **options)
 
 

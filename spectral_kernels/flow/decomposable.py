@@ -75,8 +75,11 @@ def training_times(
         stage_probs = [1.0] if levels == 1 else [0.9] + [0.1 / (levels - 1)] * (levels - 1)
     if not isinstance(stage_probs, Sequence) or len(stage_probs) != levels:
         raise ValueError(f"{op}: stage_probs must hold one number per level ({levels}), got {stage_probs!r}")
-    if not all(p >= 0 for p in stage_probs) or abs(sum(stage_probs) - 1) > 1e-6:
+    if not all(_is_number(p) and p >= 0 for p in stage_probs) or abs(sum(stage_probs) - 1) > 1e-6:
         raise ValueError(f"{op}: stage_probs must be probabilities of sum 1, got {list(stage_probs)}")
+    for name, value in (("location", location), ("previous_location", previous_location), ("scale", scale)):
+        if not _is_number(value):
+            raise TypeError(f"{op}: {name} must be a number, got {value!r}")
     if not (math.isfinite(location) and math.isfinite(previous_location)):
         raise ValueError(f"{op}: location and previous_location must be finite, got {location} and {previous_location}")
     if not 0 < scale < math.inf:
@@ -175,13 +178,15 @@ def sampling_times(
         raise ValueError(f"{op}: steps must hold one number per level ({levels}), got {steps!r}")
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in steps):
         raise ValueError(f"{op}: every stage has at least 1 step, an int, got {tuple(steps)}")
-    thresholds = list(threshold) if isinstance(threshold, Sequence) else [threshold] * (levels - 1)
+    # A single level has no threshold to use, but a wrong one is still a mistake.
+    given = list(threshold) if isinstance(threshold, Sequence) else [threshold]
+    if isinstance(threshold, str) or not all(map(_is_number, given)):
+        raise TypeError(f"{op}: threshold must be a number or {levels - 1} of them, got {threshold!r}")
+    if not all(0 < value <= 1 for value in given):
+        raise ValueError(f"{op}: threshold must lie in (0, 1], got {threshold}")
+    thresholds = given if isinstance(threshold, Sequence) else given * (levels - 1)
     if len(thresholds) != levels - 1:
         raise ValueError(f"{op}: threshold must be a number or {levels - 1} of them, got {len(thresholds)}")
-    # A single level has no threshold to use, but a wrong one is still a mistake.
-    for value in [*thresholds, threshold] if not isinstance(threshold, Sequence) else thresholds:
-        if not 0 < value <= 1:
-            raise ValueError(f"{op}: threshold must lie in (0, 1], got {threshold}")
     total, first = sum(steps), 0
     times = torch.ones(total + 1, levels, dtype=torch.float64)
     for s, (count, reach) in enumerate(zip(steps, [*thresholds, 1.0], strict=True)):
@@ -259,6 +264,10 @@ def plot_training_times(times: Tensor, mask: Tensor, axes=None):
     axes.set_ylabel(f"of {len(times)} samples")
     axes.legend()
     return axes
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _run_times(op: str, times, levels: int | None = None) -> Tensor:
