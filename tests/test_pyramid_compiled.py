@@ -109,7 +109,7 @@ def test_noise_of_two_levels(target):
             "planes": ("i32",) * 4,
             "first_tile": ("i32",) * 3,
         },
-        {"LEVELS": 2, "PATCHES": (1, 2), "MASK": True, "SEEDS": False, "QUADS": 2, "COLUMNS": 128},
+        {"LEVELS": 2, "PATCHES": (1, 2), "MASK": True, "SEEDS": False, "PLANES": (2, 16), "COLUMNS": (128, 16)},
         target=target,
         aligned=("sources", "noisy", "velocities"),
     )

@@ -157,22 +157,28 @@ def merge_kernel(
 
 
 @triton.jit
+def planes_of(o_plane, c2, strides):
+    """Offsets of planes within a sample."""
+    return (o_plane // c2) * strides[1] + (o_plane % c2) * strides[2]
+
+
+@triton.jit
 def noise_tile(
-    source, noisy, velocity, t, shown, seed, stream, i_in, c2, o_quad, o_column, height, width, x_strides, strides,
-    PATCH: tl.constexpr,
+    source, noisy, velocity, t, shown, seed, stream, o_plane, per_sample, c2, i_quad, o_column, height, width,
+    x_strides, strides, PATCH: tl.constexpr,
 ):  # fmt: skip
-    """4 QUADS rows of one plane of one sample: z = (1 - t) x + t e, or 0 where it is not shown, and v = e - x."""
-    quads = normal_quad(seed, stream, i_in, o_quad, o_column)
-    p_x = source + (i_in // c2) * x_strides[1] + (i_in % c2) * x_strides[2]
-    offset = (i_in // c2) * strides[1] + (i_in % c2) * strides[2]
+    """Four rows of some planes of one sample: z = (1 - t) x + t e, or 0 where it is not shown, and v = e - x."""
+    quads = normal_quad(seed, stream, o_plane, i_quad, o_column)
+    o_plane, o_column = o_plane.to(tl.int64), o_column.to(tl.int64)
+    p_x, o_target = source + planes_of(o_plane, c2, x_strides), planes_of(o_plane, c2, strides)
     for word in tl.static_range(4):
-        o_row = (4 * o_quad + word).to(tl.int64)
-        inside = (o_row < height) & (o_column < width)
-        x = load_wide(p_x, o_row, o_column, x_strides, inside)
+        i_row = (4 * i_quad + word).to(tl.int64)
+        inside = (o_plane < per_sample) & (o_column < tl.where(i_row < height, width, 0))
+        x = load_wide(p_x, i_row, o_column, x_strides, inside)
         e = quads[word].to(x.dtype)
         z = narrow((1.0 - t).to(x.dtype) * x + t.to(x.dtype) * e, noisy.dtype.element_ty)
         z = tl.where(shown, z, tl.zeros_like(z))
-        at = offset + element(o_row, o_column, strides, PATCH)
+        at = o_target + element(i_row, o_column, strides, PATCH)
         tl.store(noisy + at, z, mask=inside)
         tl.store(velocity + at, narrow(e - x, velocity.dtype.element_ty), mask=inside)
 
@@ -182,9 +188,9 @@ def noise_kernel(
     sources, noisy, velocities, times, mask, seeds, base_seed: "i64", stream: "i64",
     source_strides, target_strides, sizes, planes, first_tile,
     LEVELS: tl.constexpr, PATCHES: tl.constexpr, MASK: tl.constexpr, SEEDS: tl.constexpr,
-    QUADS: tl.constexpr, COLUMNS: tl.constexpr,
+    PLANES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """All levels: a program does 4 QUADS rows x COLUMNS columns of one plane of one level.
+    """All levels: a program does four rows x COLUMNS columns of PLANES planes of one sample of one level.
 
     `sizes` holds height and width of each level, `planes` (planes per sample, c2), strides a tuple of seven a level.
     """
@@ -193,21 +199,21 @@ def noise_kernel(
         if (i_program >= first_tile[level]) & (i_program < first_tile[level + 1]):
             height, width = sizes[2 * level], sizes[2 * level + 1]
             per_sample = planes[2 * level]
-            column_tiles = tl.cdiv(width, COLUMNS)
-            tiles = column_tiles * tl.cdiv(height, 4 * QUADS)
+            column_tiles, quads = tl.cdiv(width, COLUMNS[level]), tl.cdiv(height, 4)
+            tiles = column_tiles * quads * tl.cdiv(per_sample, PLANES[level])
             i_tile = i_program - first_tile[level]
-            i_plane = i_tile // tiles
-            i_sample = i_plane // per_sample
-            o_column = (i_tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-            o_quad = (i_tile % tiles // column_tiles * QUADS + tl.arange(0, QUADS))[:, None]
-            shown = i_plane >= 0
+            i_sample, i_tile = i_tile // tiles, i_tile % tiles
+            o_column = (i_tile % column_tiles * COLUMNS[level] + tl.arange(0, COLUMNS[level]))[None, :]
+            i_quad = i_tile // column_tiles % quads
+            o_plane = (i_tile // (column_tiles * quads) * PLANES[level] + tl.arange(0, PLANES[level]))[:, None]
+            shown = i_sample >= 0
             if MASK:
                 shown = tl.load(mask + i_sample * LEVELS + level) != 0
             at = i_sample * target_strides[level][0]
             noise_tile(
                 sources[level] + i_sample * source_strides[level][0], noisy[level] + at, velocities[level] + at,
                 tl.load(times + i_sample * LEVELS + level), shown, sample_seed(base_seed, seeds, i_sample, SEEDS),
-                stream + level, i_plane % per_sample, planes[2 * level + 1], o_quad, o_column, height, width,
+                stream + level, o_plane, per_sample, planes[2 * level + 1], i_quad, o_column, height, width,
                 source_strides[level], target_strides[level], PATCHES[level],
             )  # fmt: skip
 
@@ -302,12 +308,17 @@ def noise_levels(
     """One launch for all levels; `targets` are the noisy levels, then the velocities, as views of their layouts."""
     count = len(sources)
     sizes = [_plane(view) for view in sources]
-    columns = min(128, power_of_two(max(width for _, width in sizes)))
-    quads = min(256 // columns, power_of_two(max(blocks(height, 4) for height, _ in sizes)))
-    first_tile = [0]
-    for view, (height, width) in zip(sources, sizes, strict=True):
-        tiles = blocks(width, columns) * blocks(height, 4 * quads)
-        first_tile.append(first_tile[-1] + view.shape[0] * view.shape[1] * view.shape[2] * tiles)
+    tiles, first_tile = [], [0]
+    for source, target, (height, width) in zip(sources, targets, sizes, strict=False):
+        per_sample = source.shape[1] * source.shape[2]
+        # 256 Philox calls, two for each thread of four warps. Where planes are neighbours in memory, as in tokens, a
+        # tile has as many planes as columns.
+        planes = min(16 if target.stride(5) != 1 else 1, power_of_two(per_sample))
+        columns = min(256 // planes, 128, power_of_two(width))
+        planes = min(256 // columns, power_of_two(per_sample))
+        tiles.append((planes, columns))
+        programs = blocks(width, columns) * blocks(height, 4) * blocks(per_sample, planes)
+        first_tile.append(first_tile[-1] + source.shape[0] * programs)
     with torch.cuda.device_of(sources[0]):
         noise_kernel[(first_tile[-1],)](
             tuple(sources), tuple(targets[:count]), tuple(targets[count:]), times.contiguous(),
@@ -319,5 +330,6 @@ def noise_levels(
             tuple(number for view in sources for number in (view.shape[1] * view.shape[2], view.shape[2])),
             tuple(first_tile),
             LEVELS=count, PATCHES=tuple(view.shape[4] for view in targets[:count]), MASK=mask is not None,
-            SEEDS=seeds is not None, QUADS=quads, COLUMNS=columns, num_warps=4, enable_fp_fusion=False,
+            SEEDS=seeds is not None, PLANES=tuple(planes for planes, _ in tiles),
+            COLUMNS=tuple(columns for _, columns in tiles), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
