@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spectral_kernels import arguments
 from spectral_kernels.dispatch import pyramid as ops
+from spectral_kernels.dispatch import sharded
 from spectral_kernels.expand import dct_expand, dct_truncate
 from spectral_kernels.layouts import Patches, Planes, Tokens, grid_of
 from spectral_kernels.noise import Seed, checked_stream, seeds_for
@@ -83,6 +84,8 @@ def laplacian_pyramid(
             f'{op}: with basis={basis!r} every side above the coarsest must be even, got {sizes}; resample="dct" takes '
             "odd sizes"
         )
+    if basis is None and hasattr(x, "device_mesh"):
+        return sharded.planewise(op, lambda x: laplacian_pyramid(x, levels, resample), [x])
     found, fine = [], x
     for target in sizes[-2::-1]:
         fine, detail = _down(fine, target, resample, basis)
@@ -120,6 +123,8 @@ def laplacian_reconstruct(pyramid: Sequence[Tensor], resample: str = "area", *, 
     """
     op = "laplacian_reconstruct"
     check_pyramid(op, pyramid, resample, basis)
+    if basis is None and any(hasattr(level, "device_mesh") for level in pyramid):
+        return sharded.planewise(op, lambda *levels: [laplacian_reconstruct(levels, resample)], pyramid)[0]
     fine = pyramid[0]
     for detail in pyramid[1:]:
         fine = _up(fine, detail, resample, basis)
@@ -168,6 +173,11 @@ def noise_levels(
         raise TypeError(f"{op}: levels must be a list of at least one tensor, got {type(levels).__name__}")
     for level in levels:
         arguments.state(op, level)
+        if hasattr(level, "device_mesh"):
+            raise TypeError(
+                f"{op}: levels must be tensors, got a DTensor; noise each process's own samples, level.to_local(), "
+                "with their own seeds"
+            )
         _same_kind(op, levels[0], level)
         if level.ndim < 3 or level.shape[0] != levels[0].shape[0]:
             raise ValueError(

@@ -65,6 +65,18 @@ def bfloat16_noise_is_not_rounded():
     equal_locally(lambda x: sk.dct_expand(x, 2, t=0.9, seed=7).x, state(1, 4, 6, 6).bfloat16(), 1)
 
 
+def pyramids():
+    for x, dim in ((state(4, 6, 9, 7), 0), (state(4, 6, 9, 7), 1), (state(3, 2, 8, 8), 0)):
+        for resample in ("area", "bilinear", "dct"):
+            levels = sk.laplacian_pyramid(x, 3, resample)
+            for i in range(3):
+                equal_locally(lambda x, i=i, kind=resample: sk.laplacian_pyramid(x, 3, kind)[i], x, dim)
+            equal_locally(
+                lambda first, *rest, kind=resample: sk.laplacian_reconstruct([first, *rest], kind), levels[0], dim,
+                *levels[1:],
+            )  # fmt: skip
+
+
 def gradients():
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
@@ -75,6 +87,10 @@ def gradients():
     (sk.dct_expand(whole, 2, t=0.3, seed=1).x ** 2).sum().backward()
     shard = distribute_tensor(x, mesh, [Shard(1)]).requires_grad_()
     (sk.dct_expand(shard, 2, t=0.3, seed=1).x ** 2).sum().backward()
+    assert_same_bits(shard.grad.to_local(), whole.grad.tensor_split(WORLD, 1)[dist.get_rank()].contiguous())
+    whole.grad = shard.grad = None
+    for x in (whole, shard):
+        sum((level**2).sum() for level in sk.laplacian_pyramid(x, 2)).backward()
     assert_same_bits(shard.grad.to_local(), whole.grad.tensor_split(WORLD, 1)[dist.get_rank()].contiguous())
 
 
@@ -94,11 +110,27 @@ def refusals():
     with pytest.raises(TypeError, match="placements"):
         noise = distribute_tensor(state(2, 2, 8, 8), mesh, [Replicate()])
         sk.dct_expand(distribute_tensor(x, mesh, [Shard(0)]), 2, t=0.3, noise=noise)
+    with pytest.raises(ValueError, match="laplacian_pyramid: x is sharded over its spatial dimension 2"):
+        sk.laplacian_pyramid(distribute_tensor(x, mesh, [Shard(2)]), 2)
+    levels = [distribute_tensor(level, mesh, [Shard(k)]) for k, level in enumerate(sk.laplacian_pyramid(x, 2))]
+    for wrong in (levels, [levels[0], x]):
+        with pytest.raises(TypeError, match="laplacian_reconstruct: all levels must be DTensors with the same"):
+            sk.laplacian_reconstruct(wrong)
+    with pytest.raises(TypeError, match=r"noise_levels: levels must be tensors, got a DTensor.*to_local"):
+        sk.noise_levels(levels[:1], [[0.5], [0.5]], 1)
     with pytest.raises(TypeError, match="the state to be one too"):
         sk.dct_expand(x, 2, t=0.3, noise=distribute_tensor(state(2, 2, 8, 8), mesh, [Replicate()]))
 
 
-CASES = (samples_and_channels, videos_and_uneven_batches, tokens, bfloat16_noise_is_not_rounded, gradients, refusals)
+CASES = (
+    samples_and_channels,
+    videos_and_uneven_batches,
+    tokens,
+    bfloat16_noise_is_not_rounded,
+    pyramids,
+    gradients,
+    refusals,
+)
 
 
 def work(rank, meeting):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pyramid of two levels, down and up, against the same in PyTorch's `interpolate`, whose sums are float32."""
+"""A pyramid of two levels, down and up, against the same in PyTorch's `interpolate`."""
 
 from collections.abc import Iterator
 

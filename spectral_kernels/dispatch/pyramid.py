@@ -276,8 +276,9 @@ def _summed(x: Tensor, dim: int, step: int) -> Tensor:
     if step == 1:
         return _wide(x)
     total, *rest = (x.movedim(dim, -1)[..., a::step].movedim(-1, dim) for a in range(step))
-    whole = x.dtype == torch.float32 and rest[0].shape == total.shape
-    total = total + rest.pop(0) if whole else _wide(total).clone()
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    whole = x.dtype == wide and rest[0].shape == total.shape
+    total = total + rest.pop(0) if whole else total.to(wide, copy=True)
     for part in rest:
         total.narrow(dim, 0, part.shape[dim]).add_(part)
     return total

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plane products of DTensors sharded over samples or planes: each process computes its own planes, nothing is sent.
+"""Ops of DTensors sharded over samples or planes: each process computes its own planes, nothing is sent.
 
 Noise from a seed depends on the sample's seed and the plane's number in it, so every process draws exactly the part
 of the whole batch's noise that belongs to its planes.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +64,25 @@ def _sharded(op: str, product: Product, x: Any, other: Any, seeds, times, base_s
     whole = torch.Size(layouts.resized(x.shape, product.layout, product.result))
     stride = torch.empty(whole, device="meta").stride()
     return DTensor.from_local(y, x.device_mesh, x.placements, run_check=False, shape=whole, stride=stride)
+
+
+def planewise(op: str, function: Callable[..., Sequence[Tensor]], tensors: Sequence[Any]) -> list[Tensor]:
+    """function(*tensors), which works plane by plane, of DTensors [..., h, w] sharded alike."""
+    from torch.distributed.tensor import DTensor
+
+    first = tensors[0]
+    for tensor in tensors:
+        if not isinstance(tensor, DTensor) or tensor.placements != first.placements:
+            raise TypeError(f"{op}: all levels must be DTensors with the same placements; redistribute them")
+        _check_placements(op, tensor, "planes")
+    found = []
+    for y in function(*(tensor.to_local() for tensor in tensors)):
+        whole = torch.Size((*first.shape[:-2], *y.shape[-2:]))
+        stride = torch.empty(whole, device="meta").stride()
+        found.append(
+            DTensor.from_local(y, first.device_mesh, first.placements, run_check=False, shape=whole, stride=stride)
+        )
+    return found
 
 
 def _check_placements(op: str, x: Any, layout: str) -> None:
