@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from reference.bases import Basis, band, table
 from reference.exact import Doubles, exact_matmul
 from reference.noise import normal
-from reference.wavelets import local_haar
+from reference.wavelets import local_haar, local_levels
 
 Size = tuple[int, int]
 Planes = NDArray[np.floating[Any]]
@@ -28,10 +28,10 @@ Time = float | Sequence[float]
 
 
 def both_sides(x: Planes, basis: Basis, kind: str, fine: Size, coarse: Size, taper: float = 0.0) -> Doubles:
-    """M_r X M_c^T; `x` [..., h, w]. Two exact products, rows first; one level of Haar in both axes has a local form."""
+    """M_r X M_c^T; `x` [..., h, w]. Two exact products, rows first; Haar has a local form at a common ratio."""
     with np.errstate(invalid="ignore", over="ignore"):
-        if basis == "haar" and fine == (2 * coarse[0], 2 * coarse[1]):
-            return local_haar(x, kind)
+        if basis == "haar" and (levels := local_levels(fine, coarse)):
+            return local_haar(x, kind, levels)
         rows, columns = (table(basis, kind, fine[axis], coarse[axis], taper) for axis in (0, 1))
         half = exact_matmul(rows, x.astype(np.float64))
         return np.swapaxes(exact_matmul(columns, np.swapaxes(half, -1, -2)), -1, -2)

@@ -159,6 +159,11 @@ def plane_rows() -> list[Row]:
         ("spectral_lift", [1, 20, 18], [10, 9], {"t": 0.6, "align": False, "basis": "fft", "dtype": "float16"}),
         ("dctn", [2, 17, 31], [17, 31], {}),
         ("idctn", [1, 33, 16], [33, 16], {"dtype": "bfloat16"}),
+        ("dwt_expand", [2, 2, 7, 5], [14, 10], {"t": [0.35, 0.0], "seed": 2**32 - 1}),
+        ("dwt_expand", [1, 2, 5, 9], [20, 36], {"t": 0.35, "seed": 7}),  # two levels in one pass
+        ("dwt_expand", [1, 3, 2], [24, 16], {"t": 0.35, "noise": True, "dtype": "bfloat16"}),  # three
+        ("dwt_expand", [1, 6, 5], [12, 20], {"t": 0.35, "seed": 7}),  # tables
+        ("dwt_truncate", [1, 48, 32], [3, 2], {"t": 0.7, "dtype": "float16"}),  # four levels
         ("dct_expand", [1, 16, 64, 64], [128, 128], {"t": 0.35, "seed": 7}),
         ("dct_expand", [1, 16, 64, 64], [128, 128], {"t": 0.35, "seed": 7, "dtype": "bfloat16"}),
         ("dct_truncate", [1, 16, 128, 128], [64, 64], {"t": 0.0}),
@@ -185,7 +190,7 @@ def plane_op(
     op: str, x: expand.Planes, second: expand.Planes, size: expand.Size, given: dict[str, Any]
 ) -> expand.Planes:
     """The reference's answer to a row; `second` is the velocity of a lift."""
-    basis = {"basis": "fft"} if op.startswith("fft") else {}
+    basis = {"fft": {"basis": "fft"}, "dwt": {"basis": "haar"}}.get(op[:3], {})
     if op.endswith("expand"):
         return expand.expand(x, size, **basis, **given)[0]
     if op.endswith("truncate"):

@@ -145,8 +145,9 @@ def dwt_expand(
     ----------
     scale, size : each side grows by 1, 2, 4, ... times.
     wavelet : "haar", or with PyWavelets any orthogonal one of finite filter: db2 to db38, sym2 to sym20, coif1 to
-        coif17. Factor 2 on both sides with Haar works on 2x2 blocks, in one read and one write with a factor of
-        exactly 1/2; both precisions are then the same, and a NaN stays in its block.
+        coif17. Haar with the same factor of 2, 4, 8 or 16 on both sides works on blocks of that size, in one read and
+        one write with factors of exactly 1/2; all precisions are then the same, a NaN stays in its block, and every
+        level splits the lowest band of the one before, [[LL, LH], [HL, HH]] in its corner, like `pywt.wavedec2`.
 
     Returns
     -------

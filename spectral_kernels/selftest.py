@@ -147,10 +147,11 @@ def _planes(
     if noise:
         options["noise"] = _drawn([*shape[:-2], *size], 8, dtype, device)
     result = function(x, size=size, **options)
-    return result.x if op.endswith("expand") else result
+    return result.x if op in EXPANDING else result
 
 
-PLANE_OPS = ("dct_expand", "fft_expand", "dct_truncate", "fft_truncate", "spectral_lift", "dctn", "idctn")
+EXPANDING = ("dct_expand", "fft_expand", "dwt_expand")
+PLANE_OPS = (*EXPANDING, "dct_truncate", "fft_truncate", "dwt_truncate", "spectral_lift", "dctn", "idctn")
 
 # How a row's arguments become a call; the row's "op" is the key.
 OPS: dict[str, Callable[..., Tensor]] = {

@@ -16,6 +16,8 @@ from torch import Tensor
 # 2e-3, so it is not one of them. A float32 result does not see 1e-10.
 ORTHONORMAL = 1e-10
 
+LOCAL_LEVELS = 4  # blocks of 16 x 16, which a tile of a GPU program holds
+
 
 def canonical(op: str, wavelet: str) -> str:
     """The basis name of an orthogonal wavelet, or an error that lists the good ones."""
@@ -64,6 +66,15 @@ def _orthonormal(h: tuple[float, ...]) -> bool:
     """sum h_m = sqrt(2) and sum h_m h_(m + 2i) = [i = 0]."""
     shifts = (abs(sum(a * b for a, b in zip(h, h[i:], strict=False)) - (i == 0)) for i in range(0, len(h), 2))
     return abs(sum(h) - math.sqrt(2)) < ORTHONORMAL and max(shifts) < ORTHONORMAL
+
+
+def local_levels(name: str, fine: tuple[int, int], coarse: tuple[int, int]) -> int:
+    """Levels that the local form does at once: k for Haar where both sides change by 2^k, k <= 4; 0 means tables."""
+    if name != "haar":
+        return 0
+    levels = (fine[0] // coarse[0]).bit_length() - 1
+    same = fine == (coarse[0] << levels, coarse[1] << levels)
+    return levels if same and levels <= LOCAL_LEVELS else 0
 
 
 def table(name: str, fine: int, coarse: int) -> Tensor:

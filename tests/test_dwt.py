@@ -100,6 +100,66 @@ def test_expansion_bits(backend, name, size):
         assert_same_bits(sk.spectral_lift(noise.to(given.device), given, t=0.4, basis=name), expected)
 
 
+# Coarse heights of several remainders mod 4, so that rows of noise shift differently at each level; more than a tile
+# each way, more than the 16 coarse columns and the 32 rows of blocks that the compiled core does at once.
+LEVELS = [(2, (5, 35)), (3, (6, 3)), (4, (3, 18)), (4, (1, 1))]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("levels", "size"), LEVELS)
+def test_bits_of_levels_in_one_pass(backend, levels, size):
+    fine = (size[0] << levels, size[1] << levels)
+    # 13 decades of magnitude: sums lose bits even in float64, so their order shows.
+    x, noise = (image(2, 1, *s) * 10.0 ** (image(2, 1, *s, dtype=torch.float64) * 3).float() for s in (size, fine))
+    times = torch.tensor([0.3, 0.0], dtype=torch.float64)
+    with dispatch.backend(backend):
+        state, given = x.to(device_of(backend)), noise.to(device_of(backend))
+        expected, _ = reference.expand(x.numpy(), fine, times.numpy(), basis="haar", seed=9)
+        assert_same_bits(sk.dwt_expand(state, 2**levels, t=times, seed=9).x, expected)
+        expected, _ = reference.expand(x.numpy(), fine, 0.35, basis="haar", noise=noise.numpy())
+        assert_same_bits(sk.dwt_expand(state, size=fine, t=0.35, noise=given).x, expected)
+        expected = reference.truncate(noise.numpy(), size, basis="haar", t=0.2)
+        assert_same_bits(sk.dwt_truncate(given, size=size, t=0.2), expected)
+        expected = reference.lift(noise.numpy(), x.numpy(), 0.4, basis="haar")
+        assert_same_bits(sk.spectral_lift(given, state, t=0.4, basis="haar"), expected)
+        for kind in ("analysis", "synthesis"):
+            names = (kind, "", "haar", fine, size, "planes", "one", "", "exact", 0)
+            y = plane_product(given, None, None, None, None, 0.0, *names)
+            expected = reference.transform(noise.numpy(), basis="haar", inverse=kind == "synthesis", coarse=size)
+            assert_same_bits(y, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_levels_of_packed_tokens(backend):
+    x, noise = image(2, 2, 6, 4), image(2, 2, 24, 16)
+
+    def packed(planes):
+        b, c, h, w = planes.shape
+        return planes.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
+
+    with dispatch.backend(backend):
+        x, noise = x.to(device_of(backend)), noise.to(device_of(backend))
+        for source in ({"seed": 4}, {"noise": noise}):
+            wide = {name: packed(value) if name == "noise" else value for name, value in source.items()}
+            y = sk.dwt_expand(packed(x), 4, t=0.3, layout=Patches(6, 4), **wide).x
+            assert_same_bits(y, packed(sk.dwt_expand(x, 4, t=0.3, **source).x).cpu().numpy())
+        y = sk.dwt_truncate(packed(noise), 0.25, layout=Patches(24, 16))
+        assert_same_bits(y, packed(sk.dwt_truncate(noise, 0.25)).cpu().numpy())
+
+
+def test_levels_are_those_of_wavedec2():
+    """The coefficients of PyWavelets, and two expansions by 2 from one seed are one by 4."""
+    x, fine = image(2, 3, 3, 5, dtype=torch.float64), image(2, 3, 12, 20, dtype=torch.float64)
+    expected, _ = pywt.coeffs_to_array(pywt.wavedec2(fine.numpy(), "haar", "periodization", level=2), axes=(-2, -1))
+    found = reference.both_sides(fine.numpy(), "haar", "analysis", (12, 20), (3, 5))
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+    once = sk.dwt_expand(x, 4, t=0.3, seed=5)
+    middle = sk.dwt_expand(x, 2, t=0.3, seed=5)
+    twice = sk.dwt_expand(middle.x, 2, t=middle.t, seed=5)
+    np.testing.assert_allclose(twice.x, once.x, atol=1e-14)
+    np.testing.assert_allclose(twice.t, once.t, rtol=1e-15)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_transform_bits(backend, dtype):
@@ -157,12 +217,17 @@ def test_haar_keeps_a_nan_in_its_block(backend):
     assert sorted(map(tuple, (~y.isfinite()).nonzero()[:, 1:].tolist())) == sorted(
         (i, j) for block in ((0, 1), (1, 0)) for i in (block[0], block[0] + 2) for j in (block[1], block[1] + 3)
     )
+    x = image(1, 8, 12)
+    x[0, 3, 6] = torch.nan
+    with dispatch.backend(backend):
+        y = sk.dwt_truncate(x.to(device_of(backend)), 0.25).cpu()
+    assert y.isnan().nonzero().tolist() == [[0, 0, 1]]
 
 
 @pytest.mark.parametrize("name", ["haar", "db2", "sym4"])
-@pytest.mark.parametrize("size", [(4, 6), (2, 12)])
+@pytest.mark.parametrize("size", [(4, 6), (8, 12), (2, 12)])
 def test_gradients(name, size):
-    """Factor 2 both ways (the local form of Haar), and factors 1 and 4 (tables)."""
+    """Factors 2 and 4 both ways (the local form of Haar), and factors 1 and 4 (tables)."""
     x = image(2, 2, 3, dtype=torch.float64).requires_grad_()
     noise = image(2, *size, dtype=torch.float64).requires_grad_()
     check = torch.autograd.gradcheck
@@ -173,7 +238,7 @@ def test_gradients(name, size):
 
 
 @pytest.mark.parametrize("name", ["haar", "db3"])
-@pytest.mark.parametrize(("coarse", "fine"), [((2, 3), (4, 6)), ((2, 2), (8, 4)), ((3, 2), (3, 4))])
+@pytest.mark.parametrize(("coarse", "fine"), [((2, 3), (4, 6)), ((2, 3), (8, 12)), ((2, 2), (8, 4)), ((3, 2), (3, 4))])
 def test_noise_covariance_is_the_projector(name, coarse, fine):
     count = fine[0] * fine[1]
     units = torch.eye(count, dtype=torch.float64).view(count, *fine)

@@ -33,10 +33,15 @@ def name_of(dtype):
 
 
 # Widths of whole and broken runs of 16 blocks, heights of every remainder mod 4: rows of noise come in fours.
-@pytest.mark.parametrize("coarse", [(1, 1), (2, 15), (3, 16), (6, 17), (5, 33)], ids=str)
+# More levels: a second piece of 32 rows of blocks each time, and of 16 coarse columns.
+@pytest.mark.parametrize(
+    ("levels", "coarse"),
+    [(1, (1, 1)), (1, (2, 15)), (1, (3, 16)), (1, (6, 17)), (1, (35, 33)), (2, (18, 17)), (3, (9, 2)), (4, (5, 18))],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_haar(dtype, coarse, isa, threads):
-    fine = (2 * coarse[0], 2 * coarse[1])
+def test_haar(dtype, levels, coarse, isa, threads):
+    fine = (coarse[0] << levels, coarse[1] << levels)
     x, large, e = (
         random((2, 3, *coarse)).to(dtype),
         random((2, 3, *fine), 1).to(dtype),
@@ -48,17 +53,17 @@ def test_haar(dtype, coarse, isa, threads):
     def run(given, kind, second="", other=None, seeds=None, rows=weights):
         out = torch.full((2, 3, *(coarse if kind == "down" else fine)), torch.nan, dtype=dtype)
         added = None if other is None else view(other)
-        _native.haar(view(out), view(given), added, kind, second, seeds, 3, rows, threads, isa)
+        _native.haar(view(out), view(given), added, kind, second, levels, seeds, 3, rows, threads, isa)
         return out
 
     def expected(given, kind, second="", other=None, rows=weights):
         alpha, beta, gamma = rows.T[:, :, None, None, None]
-        y = local_haar(given.double().numpy(), kind)
+        y = local_haar(given.double().numpy(), kind, levels)
         if second:
             spectrum = other.double().numpy()
             if second == "synthesis":
                 spectrum[..., : coarse[0], : coarse[1]] = 0
-            y = np.where(beta == 0, y, y + beta * local_haar(spectrum, second))
+            y = np.where(beta == 0, y, y + beta * local_haar(spectrum, second, levels))
         y = alpha * y
         if other is not None and gamma.any():
             y = y + gamma * other.double().numpy()
@@ -155,9 +160,9 @@ def test_what_does_not_fit_is_refused(isa, threads):
     x, low = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4)
     rows = np.ones((1, 3))
 
-    def haar(out, given, other=None, kind="analysis", second="", seeds=None, weights=rows):
+    def haar(out, given, other=None, kind="analysis", second="", seeds=None, weights=rows, levels=1):
         added = None if other is None else view(other)
-        _native.haar(view(out), view(given), added, kind, second, seeds, 0, weights, threads, isa)
+        _native.haar(view(out), view(given), added, kind, second, levels, seeds, 0, weights, threads, isa)
 
     def split(given, coarse, detail, resample="area"):
         _native.pyramid_split(view(given), view(coarse), view(detail), resample, threads, isa)
@@ -169,6 +174,9 @@ def test_what_does_not_fit_is_refused(isa, threads):
         (lambda: haar(x, low, x, kind="up", second="up"), "synthesis or lowpass"),
         (lambda: haar(x, low, low, kind="up", second="synthesis"), "size that this kind"),
         (lambda: haar(x, x, weights=np.ones((2, 3))), "one row per sample"),
+        (lambda: haar(x, x, levels=5), "levels must be 1 to 4"),
+        (lambda: haar(x, low, kind="up", levels=2), "size that this kind"),
+        (lambda: haar(x, x, x), "need pixels as output"),
         (lambda: split(x, low, low), "as large as the fine"),
         (lambda: split(x, low.double(), x), "one dtype"),
         (lambda: split(x, torch.zeros(1, 1, 4, 5), x), "blocks do not lead"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Haar at the size of a video latent, against PyWavelets and ptwt: one level each way, and an expansion."""
+"""Haar at the size of a video latent, against PyWavelets and ptwt: one level each way, expansions by 2 and 4."""
 
 import importlib
 from collections.abc import Iterator
@@ -31,6 +31,8 @@ def cases(device: str, tiny: bool = False) -> Iterator[Case]:
         fine = torch.randn((*shape[:-2], 2 * shape[-2], 2 * shape[-1]), generator=generator).to(device)
         yield from _levels(name, fine)
         yield _expansion(name, low, fine)
+        twice = torch.randn((*shape[:-2], 4 * shape[-2], 4 * shape[-1]), generator=generator).to(device)
+        yield _expansion(f"{name} by 4", low, twice)
 
 
 def _levels(name: str, x: Tensor) -> Iterator[Case]:
@@ -55,12 +57,17 @@ def _levels(name: str, x: Tensor) -> Iterator[Case]:
 def _expansion(name: str, low: Tensor, noise: Tensor) -> Case:
     size = (noise.shape[-2], noise.shape[-1])
     kappa = peers.kappa(tuple(low.shape), size, T)
-    bands = _quarters(noise)[1:]
+    levels = (size[0] // low.shape[-2]).bit_length() - 1
+    # Of each level, coarse first: LL, of which only the corner's counts, and the bands of noise.
+    corners = [noise[..., : size[0] >> up, : size[1] >> up] for up in reversed(range(levels))]
 
     def expected() -> np.ndarray:
-        spectrum = T * noise.double()
-        spectrum[..., : low.shape[-2], : low.shape[-1]] = low.double()
-        return kappa * _matrix(spectrum, True).cpu().numpy()
+        y = low.double()
+        for corner in corners:
+            spectrum = T * corner.double()
+            spectrum[..., : y.shape[-2], : y.shape[-1]] = y
+            y = _matrix(spectrum, True)
+        return kappa * y.cpu().numpy()
 
     return Case(
         name=f"{name}, dwt_expand",
@@ -72,7 +79,7 @@ def _expansion(name: str, low: Tensor, noise: Tensor) -> Case:
         expected=expected,
         providers=[
             *ours(low, lambda: sk.dwt_expand(low, size=size, t=T, noise=noise).x, TOLERANCE),
-            *_expanding_peers(low, bands, kappa),
+            *_expanding_peers(low, [_quarters(corner)[1:] for corner in corners], kappa),
             copy(noise),
         ],
         facts={"size": list(size), "t": T},
@@ -140,7 +147,7 @@ def _packed(library: Any, bands: Any) -> Any:
     return join([join([a, v], -1), join([h, d], -1)], -2)
 
 
-def _expanding_peers(low: Tensor, bands: Any, kappa: float) -> list[Provider]:
+def _expanding_peers(low: Tensor, levels: list[Any], kappa: float) -> list[Provider]:
     """The bands of the noise times t, the inverse, times kappa: what each library's user writes."""
     found = []
     if low.is_cuda or peers.missing("pywt"):
@@ -148,11 +155,11 @@ def _expanding_peers(low: Tensor, bands: Any, kappa: float) -> list[Provider]:
     else:
         import pywt
 
-        state, noise = low.numpy(), [np.ascontiguousarray(band.numpy()) for band in bands]
+        state, noise = low.numpy(), [[np.ascontiguousarray(band.numpy()) for band in bands] for bands in levels]
 
         def by_pywt() -> np.ndarray:
-            details = tuple(np.float32(T) * band for band in noise)
-            return np.float32(kappa) * pywt.idwt2((state, details), "haar", mode="periodization")
+            details = [tuple(np.float32(T) * band for band in bands) for bands in noise]
+            return np.float32(kappa) * pywt.waverec2((state, *details), "haar", mode="periodization")
 
         found.append(Provider("PyWavelets", by_pywt, TOLERANCE))
     if peers.missing("ptwt"):
@@ -160,10 +167,11 @@ def _expanding_peers(low: Tensor, bands: Any, kappa: float) -> list[Provider]:
     else:
         ptwt: Any = importlib.import_module("ptwt")  # it exports its names at run time only
 
-        parts = [band.contiguous() for band in bands]
+        parts = [[band.contiguous() for band in bands] for bands in levels]
 
         def by_ptwt() -> Tensor:
-            return kappa * ptwt.waverec2((low, ptwt.WaveletDetailTuple2d(*(T * part for part in parts))), "haar")
+            details = [ptwt.WaveletDetailTuple2d(*(T * part for part in bands)) for bands in parts]
+            return kappa * ptwt.waverec2((low, *details), "haar")
 
         found.append(Provider("ptwt", by_ptwt, TOLERANCE))
     return found

@@ -41,7 +41,7 @@ Job job_of(const sk_plan& plan) {
     Job job;
     job.mode = plan.mode;
     job.spectral = plan.spectral;
-    if (plan.grids.local) return job;
+    if (plan.grids.levels != 0) return job;
     job.term[0] = {&plan.first[0]->folded(), &plan.first[1]->folded()};
     if (plan.second[0]) job.term[1] = {&plan.second[0]->folded(), &plan.second[1]->folded()};
     return job;
@@ -52,9 +52,10 @@ constexpr Kind kFirst[] = {Kind::up, Kind::down, Kind::analysis, Kind::synthesis
 constexpr Kind kSecond[] = {Kind::synthesis, Kind::synthesis, Kind::synthesis, Kind::synthesis, Kind::lowpass};
 
 sk_status run(const sk_plan& plan, const Job& job) {
-    if (plan.grids.local) {
-        const Haar local{job.out,   job.x,         job.other,  kFirst[plan.operation], kSecond[plan.operation], job.has_other, job.has_second,
-                         job.seeds, job.base_seed, job.stream, job.weights,            job.weight_stride};
+    if (plan.grids.levels != 0) {
+        const Haar local{job.out,       job.x,         job.other, kFirst[plan.operation], kSecond[plan.operation], plan.grids.levels,
+                         job.has_other, job.has_second, job.seeds, job.base_seed,          job.stream,              job.weights,
+                         job.weight_stride};
         haar(local, *plan.isa, plan.threads);
     } else {
         plane_product(job, *plan.isa, plan.threads);
@@ -150,7 +151,7 @@ sk_status sk_plan_create(sk_plan** out, const sk_plan_options* options) {
         plan->isa = &best_isa();
         const bool factorised = plan->mode == Mode::f32 && options->basis == SK_DCT;
         plan->spectral = factorised && plan->operation == SK_EXPAND;
-        for (int axis = 0; axis < 2 && !grids.local; ++axis) {
+        for (int axis = 0; axis < 2 && grids.levels == 0; ++axis) {
             const auto build = [&](Kind kind, std::optional<Table>& table) {
                 if (factorised && (kind == Kind::analysis || kind == Kind::synthesis)) {
                     const bool coarse = plan->spectral && kind == Kind::analysis;

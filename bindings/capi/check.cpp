@@ -8,6 +8,8 @@
 #include <thread>
 #include <utility>
 
+#include "haar.hpp"
+
 namespace sk {
 namespace {
 
@@ -163,15 +165,14 @@ sk_status checked_options(const sk_plan_options* options, Grids& grids) {
     }
     const bool haar = options->basis == SK_HAAR;
     const bool square = !haar && (options->operation == SK_ANALYSIS || options->operation == SK_SYNTHESIS);
-    grids.local = haar;
     for (int axis = 0; axis < 2; ++axis) {
         grids.fine[axis] = options->fine[axis];
         grids.coarse[axis] = square ? options->fine[axis] : options->coarse[axis];
         if (grids.coarse[axis] < 1 || grids.fine[axis] < grids.coarse[axis] || grids.fine[axis] > SK_MAX_SIDE) return SK_BAD_SIZE;
         const int64_t factor = grids.fine[axis] / grids.coarse[axis];
         if (haar && (grids.coarse[axis] * factor != grids.fine[axis] || (factor & (factor - 1)) != 0)) return SK_BAD_SIZE;
-        grids.local = grids.local && factor == 2;
     }
+    grids.levels = haar ? haar_levels(grids.fine, grids.coarse) : 0;
     grids.f64 = options->dtype == SK_FLOAT64;
     return options->threads < 0 ? SK_BAD_SIZE : SK_OK;
 }

@@ -62,7 +62,7 @@ sk_status checked_seeds(const int64_t* seeds, int64_t count, int64_t samples, By
 struct Grids {
     int64_t coarse[2] = {}, fine[2] = {};
     bool f64 = false;
-    bool local = false;  // Haar at ratio 2 both ways, which has no tables
+    int levels = 0;  // of Haar where both sides change by the same power of two up to 2^kHaarLevels: no tables
     double ratio() const;
 };
 

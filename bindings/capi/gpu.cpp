@@ -239,7 +239,7 @@ sk_status sk_gpu_plan_create(sk_gpu_plan** out, const sk_gpu_kernels* kernels, c
     if (!kernels) return SK_NULL_POINTER;
     Grids grids;
     SK_TRY(checked_options(options, grids));
-    if (grids.f64 || grids.local || options->precision != SK_EXACT) return SK_NO_KERNEL;
+    if (grids.f64 || grids.levels != 0 || options->precision != SK_EXACT) return SK_NO_KERNEL;
     return guarded([&]() -> sk_status {
         auto plan = std::make_unique<sk_gpu_plan>(*kernels);
         plan->operation = static_cast<sk_operation>(options->operation);

@@ -44,8 +44,8 @@ struct Isa {
     void (*forecast)(const Forecast& job, int64_t start, int64_t stop);
     // Elements [start, stop) of every moment.
     void (*moments)(const Moments& job, int64_t start, int64_t stop);
-    // Columns [16 first, 16 last) of the coarse grid; `memory` for the noise they need.
-    void (*haar)(const Haar& job, int64_t plane, int64_t first, int64_t last, float* memory);
+    // Columns [16 first, 16 last) of the coarse grid; `memory` for LL of the levels and noise.
+    void (*haar)(const Haar& job, int64_t plane, int64_t first, int64_t last, double* memory);
     // Rows [first, last) of a level: coarse ones of "area", else fine ones; `memory` holds seven fine lines.
     void (*split)(const Split& job, int64_t plane, int64_t first, int64_t last, double* memory);
     void (*merge)(const Merge& job, int64_t plane, int64_t first, int64_t last, double* memory);
@@ -72,7 +72,7 @@ void rotate(const Rotation<double>* steps, int64_t count, double* slots);
 void noise_rows(const Noise& noise, uint64_t seed, int64_t base, uint32_t plane, int64_t group);
 void forecast_span(const Forecast& job, int64_t start, int64_t stop);
 void moments_span(const Moments& job, int64_t start, int64_t stop);
-void haar_columns(const Haar& job, int64_t plane, int64_t first, int64_t last, float* memory);
+void haar_columns(const Haar& job, int64_t plane, int64_t first, int64_t last, double* memory);
 void split_rows(const Split& job, int64_t plane, int64_t first, int64_t last, double* memory);
 void merge_rows(const Merge& job, int64_t plane, int64_t first, int64_t last, double* memory);
 void noise_level(const NoiseLevel& job, int64_t plane, int64_t group);

@@ -79,8 +79,8 @@ typedef enum sk_dtype { SK_FLOAT32 = 0, SK_FLOAT16 = 1, SK_BFLOAT16 = 2, SK_FLOA
 
 /*
  * Orthonormal DCT-II; real Fourier 1, cos 1, sin 1, ...; Haar, whose coarse state is its lowpass band (T_h = 1) and whose
- * fine sides are the coarse ones times powers of two. At ratio 2 both ways Haar is computed on 2 x 2 blocks: one read, one
- * write, and a NaN stays in its block.
+ * fine sides are the coarse ones times powers of two. At ratio 2, 4, 8 or 16 both ways Haar is computed on blocks of that
+ * size: one read, one write, and a NaN stays in its block; every level after the first works on LL of the one before.
  */
 typedef enum sk_basis { SK_DCT = 0, SK_FFT = 1, SK_HAAR = 2 } sk_basis;
 typedef enum sk_operation { SK_EXPAND = 0, SK_TRUNCATE = 1, SK_ANALYSIS = 2, SK_SYNTHESIS = 3, SK_LIFT = 4 } sk_operation;

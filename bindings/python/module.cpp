@@ -169,15 +169,17 @@ void plane_product(Array out, ReadOnly x, std::optional<ReadOnly> other, Tables 
 }
 
 void haar(Array out, ReadOnly x, std::optional<ReadOnly> other, const std::string& kind, const std::string& second,
-          SeedSource seeds, uint32_t stream, const Weights& weights, int threads, const std::string& isa_name) {
+          int levels, SeedSource seeds, uint32_t stream, const Weights& weights, int threads, const std::string& isa_name) {
+    if (levels < 1 || levels > sk::kHaarLevels) wrong("levels must be 1 to " + std::to_string(sk::kHaarLevels));
     sk::Haar job;
     job.kind = kind_of(kind);
+    job.levels = levels;
     job.out = planes_of(out, "out");
     job.x = planes_of(x, "x");
     same_planes(job.x, job.out, "x");
-    const int64_t rows = 2 * job.rows(), columns = 2 * job.columns();
+    const int64_t rows = job.rows() << levels, columns = job.columns() << levels;
     const auto sized = [&](const sk::Planes& planes, bool coarse, const char* name) {
-        const int64_t factor = coarse ? 2 : 1;
+        const int64_t factor = coarse ? int64_t{1} << levels : 1;
         if (planes.rows * factor != rows || planes.columns * factor != columns) {
             wrong(std::string(name) + " does not have the size that this kind of Haar gives");
         }
@@ -188,16 +190,18 @@ void haar(Array out, ReadOnly x, std::optional<ReadOnly> other, const std::strin
         job.has_other = true;
         job.other = planes_of(*other, "other");
         same_planes(job.other, job.out, "other");
-        sized(job.other, job.kind == sk::Kind::down, "other");
+        sized(job.other, false, "other");
     }
     if (!second.empty()) {
         job.has_second = true;
         job.second = kind_of(second);
         if (job.second != sk::Kind::synthesis && job.second != sk::Kind::lowpass) wrong("second must be synthesis or lowpass");
-        if (job.kind == sk::Kind::down || job.kind == sk::Kind::analysis) wrong("a second term needs pixels as output");
         if (!other && (job.second != sk::Kind::synthesis || std::holds_alternative<std::monostate>(seeds))) {
             wrong("a second term needs other, or seeds for a synthesis");
         }
+    }
+    if ((other || job.has_second) && (job.kind == sk::Kind::down || job.kind == sk::Kind::analysis)) {
+        wrong("other and a second term need pixels as output");
     }
     seeds_into(seeds, job.out.samples, job);
     job.stream = stream;
@@ -394,9 +398,9 @@ NB_MODULE(_native, m) {
     m.def("plane_product", &plane_product, "out"_a.noconvert(), "x"_a.noconvert(), "other"_a.none(), "first"_a,
           "second"_a.none(), "corner"_a, "seeds"_a.none(), "stream"_a, "weights"_a, "threads"_a, "spectral"_a = false, "isa"_a = "",
           "out = alpha (M_r X M_c^T + beta (N_r E N_c^T)) + gamma E + 0 for views [B, C1, C2, h/p, p, w/p, p].");
-    m.def("haar", &haar, "out"_a.noconvert(), "x"_a.noconvert(), "other"_a.none(), "kind"_a, "second"_a, "seeds"_a.none(),
-          "stream"_a, "weights"_a, "threads"_a, "isa"_a = "",
-          "out = alpha (M X + beta N E) + gamma E + 0 by one level of Haar on 2x2 blocks, for views [B, C1, C2, h/p, p, w/p, p].");
+    m.def("haar", &haar, "out"_a.noconvert(), "x"_a.noconvert(), "other"_a.none(), "kind"_a, "second"_a, "levels"_a,
+          "seeds"_a.none(), "stream"_a, "weights"_a, "threads"_a, "isa"_a = "",
+          "out = alpha (M X + beta N E) + gamma E + 0 by levels of Haar on blocks, for views [B, C1, C2, h/p, p, w/p, p].");
     m.def("pyramid_split", &pyramid_split, "x"_a.noconvert(), "coarse"_a.noconvert(), "detail"_a.noconvert(), "resample"_a,
           "threads"_a, "isa"_a = "", "coarse = down(x), detail = x - up(coarse), for views [B, C1, C2, h/p, p, w/p, p].");
     m.def("pyramid_merge", &pyramid_merge, "coarse"_a.noconvert(), "detail"_a.noconvert(), "out"_a.noconvert(), "resample"_a,

@@ -36,6 +36,48 @@ static sk_plan *haar_plan(sk_operation operation, int64_t rows, int64_t columns)
     return plan;
 }
 
+/* Ratio 4 both ways is two levels in one pass: the second level works on LL of the first. */
+static void haar_of_two_levels(void) {
+    enum { rows = 3, columns = 5, fine_rows = 12, fine_columns = 20 };
+    static float from[fine_rows][fine_columns], twice[fine_rows][fine_columns], means[rows][columns], half[6][10];
+    for (int i = 0; i < fine_rows; ++i) {
+        for (int j = 0; j < fine_columns; ++j) from[i][j] = (float)(i * i - 3 * j + i * j);
+    }
+    sk_plan_options options = sk_default_plan_options();
+    options.operation = SK_ANALYSIS;
+    options.basis = SK_HAAR;
+    options.coarse[0] = rows, options.coarse[1] = columns;
+    options.fine[0] = fine_rows, options.fine[1] = fine_columns;
+    sk_plan *analysis = NULL, *down = NULL;
+    EXPECT_STATUS(sk_plan_create(&analysis, &options), SK_OK);
+    options.operation = SK_TRUNCATE;
+    EXPECT_STATUS(sk_plan_create(&down, &options), SK_OK);
+    const sk_array in = sk_contiguous(from, SK_FLOAT32, 1, 1, fine_rows, fine_columns);
+    const sk_array out = sk_contiguous(twice, SK_FLOAT32, 1, 1, fine_rows, fine_columns);
+    const sk_array low_out = sk_contiguous(means, SK_FLOAT32, 1, 1, rows, columns);
+    EXPECT_STATUS(sk_transform(analysis, &in, &out), SK_OK);
+    EXPECT_STATUS(sk_truncate(down, &in, 0, &low_out), SK_OK);
+    /* Whole numbers below 2^20: all sums are exact. */
+    for (int i = 0; i < 6; ++i) {
+        for (int j = 0; j < 10; ++j) {
+            const float a = from[2 * i][2 * j], b = from[2 * i][2 * j + 1], c = from[2 * i + 1][2 * j], d = from[2 * i + 1][2 * j + 1];
+            half[i][j] = (a + c + b + d) / 2;
+            EXPECT(twice[i][10 + j] == (a + c - b - d) / 2 && twice[6 + i][j] == (a - c + b - d) / 2);
+            EXPECT(twice[6 + i][10 + j] == (a - c - b + d) / 2);
+        }
+    }
+    for (int i = 0; i < rows; ++i) {
+        for (int j = 0; j < columns; ++j) {
+            const float a = half[2 * i][2 * j], b = half[2 * i][2 * j + 1], c = half[2 * i + 1][2 * j], d = half[2 * i + 1][2 * j + 1];
+            EXPECT(twice[i][j] == (a + c + b + d) / 2 && twice[i][j] == means[i][j]);
+            EXPECT(twice[i][columns + j] == (a + c - b - d) / 2 && twice[rows + i][j] == (a - c + b - d) / 2);
+            EXPECT(twice[rows + i][columns + j] == (a - c - b + d) / 2);
+        }
+    }
+    sk_plan_destroy(analysis);
+    sk_plan_destroy(down);
+}
+
 static void test_haar(void) {
     sk_plan *analysis = haar_plan(SK_ANALYSIS, h, w), *synthesis = haar_plan(SK_SYNTHESIS, h, w);
     sk_plan *down = haar_plan(SK_TRUNCATE, h, w), *up = haar_plan(SK_EXPAND, h, w), *lift = haar_plan(SK_LIFT, h, w);
@@ -96,7 +138,9 @@ static void test_haar(void) {
     sk_plan_destroy(up);
     sk_plan_destroy(lift);
 
-    /* Another ratio is a table product: blocks of 1 x 2 have the mean of their pixels times sqrt 2. */
+    haar_of_two_levels();
+
+    /* Different ratios of the sides are a table product: blocks of 1 x 2 have the mean of their pixels times sqrt 2. */
     sk_plan *wide = haar_plan(SK_TRUNCATE, H, w);
     static float means[SAMPLES][PLANES][H][w];
     const sk_array half_out = sk_contiguous(means, SK_FLOAT32, SAMPLES, PLANES, H, w);

@@ -85,7 +85,7 @@ def update_moments(moments: Tensor, feature: Tensor, row: Tensor) -> None:
 
 
 def haar(product: Product, operands: Operands, weights: Tensor | Sequence) -> None:
-    """out = alpha (M X + beta N E) + gamma E + 0 on 2x2 blocks, see dispatch/haar.py; weights as above."""
+    """out = alpha (M X + beta N E) + gamma E + 0 on blocks of 2^levels, see dispatch/haar.py; weights as above."""
     out, x, other, seeds, _, base_seed, _ = operands
     _native.haar(
         to_dlpack(out),
@@ -93,6 +93,7 @@ def haar(product: Product, operands: Operands, weights: Tensor | Sequence) -> No
         _given(other),
         product.kind,
         product.second,
+        product.levels,
         base_seed if seeds is None else to_dlpack(seeds),
         product.stream,
         _given(weights),

@@ -67,7 +67,7 @@ def plane_product(
         from spectral_kernels.kernels import haar as on_blocks
         from spectral_kernels.kernels import planes as by_tables
 
-        (on_blocks if product.local else by_tables).launch(product, operands)
+        (on_blocks if product.levels else by_tables).launch(product, operands)
     elif chosen == "native":
         _native(product, operands)
     else:
@@ -124,17 +124,17 @@ def _backward(ctx, grad: Tensor):
     (times,) = ctx.saved_tensors
     product = ctx.product
 
-    def adjoint(of: str, part: str, added: Tensor | None) -> Tensor:
+    def adjoint(of: str, part: str) -> Tensor:
         names = product._replace(kind=bases.ADJOINT[of], second="", part=part)
-        return plane_product(grad, added, None, times, None, ctx.t, *names)
+        return plane_product(grad, grad if names.adds else None, None, times, None, ctx.t, *names)
 
     if product.part == "second":
         # The adjoint of an adjoint: its x and E are one tensor, which gets the whole gradient here.
-        return adjoint(product.kind, "second", grad), *(None,) * 15
-    grad_x = adjoint(product.kind, "first", None) if ctx.needs_input_grad[0] else None
+        return adjoint(product.kind, "second"), *(None,) * 15
+    grad_x = adjoint(product.kind, "first") if ctx.needs_input_grad[0] else None
     grad_other = None
     if ctx.has_other and ctx.needs_input_grad[1]:
-        grad_other = adjoint(product.second, "second", grad)
+        grad_other = adjoint(product.second, "second")
         if product.second == "synthesis":
             grad_other = weigh_noise(grad_other, product.basis, product.fine, product.coarse, product.layout)
     return grad_x, grad_other, *(None,) * 14
@@ -178,7 +178,7 @@ def _torch(product: Product, operands: Operands) -> None:
     per_sample = x.shape[1] * x.shape[2]
     given, added = flat(x), None if other is None else flat(other)
     result = flat(out)  # the memory of the output itself, unless its planes lie apart in it
-    step = max(1, (haar.CHUNK if product.local else _CHUNK) // (product.fine[0] * product.fine[1]))
+    step = max(1, (haar.CHUNK if product.levels else _CHUNK) // (product.fine[0] * product.fine[1]))
     for start in range(0, len(given), step):
         planes = torch.arange(start, min(start + step, len(given)), device=x.device)
         part, sample = slice(start, start + len(planes)), planes // per_sample
@@ -207,8 +207,8 @@ def _torch(product: Product, operands: Operands) -> None:
 
 def _term(product: Product, kind: str, x: Tensor) -> Callable[[Tensor], Tensor]:
     """M_r Z M_c^T of planes [P, h, w], for the tables of a kind."""
-    if product.local:
-        return lambda z: haar.local(z.to(torch.float64), kind)
+    if product.levels:
+        return lambda z: haar.local(z.to(torch.float64), kind, product.levels)
     mode = product.mode(x)
     rows, columns = product.tables(kind, mode, x.device)
     return lambda z: exact.plane_product(z, rows, columns, mode == "exact").permute(1, 0, 2)
@@ -222,4 +222,4 @@ def _native(product: Product, operands: Operands) -> None:
     rows = weights(product.formula, product.part, given, product.ratio)
     if operands.times is not None:
         rows = torch.stack([torch.as_tensor(row) for row in rows], 1)
-    (native.haar if product.local else native.plane_product)(product, operands, rows)
+    (native.haar if product.levels else native.plane_product)(product, operands, rows)

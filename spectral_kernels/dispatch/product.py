@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectral_kernels import bases, exact
+from spectral_kernels import bases, exact, wavelets
 
 
 class Product(NamedTuple):
@@ -45,9 +45,9 @@ class Product(NamedTuple):
         return self.formula in ("lift", "hold") and self.part != "first"
 
     @property
-    def local(self) -> bool:
-        """One level of Haar in both axes works on 2x2 blocks, without tables: `dispatch.haar`."""
-        return self.basis == "haar" and self.fine == (2 * self.coarse[0], 2 * self.coarse[1])
+    def levels(self) -> int:
+        """Levels of Haar that work on blocks, without tables, see `dispatch.haar`; 0 for a product of tables."""
+        return wavelets.local_levels(self.basis, self.fine, self.coarse)
 
     @property
     def masked(self) -> bool:
