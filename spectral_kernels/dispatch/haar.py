@@ -9,8 +9,6 @@ A NaN or an infinity stays in its block: no other block is looked at.
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 17  # fine pixels per pass: 1 MiB per float64 temporary, which stays in a core's cache
-
 
 def local(x: Tensor, kind: str, levels: int) -> Tensor:
     """M X of float64 planes [P, h, w] for k levels; see reference/wavelets.py."""
