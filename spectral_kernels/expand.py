@@ -82,7 +82,7 @@ def dct_expand(
     `torch.func.vmap` adds the mapped dimension to the batch, with the bits of a loop.
     One `torch.compile` graph with dynamic=True serves all sizes, ratios, times and seeds. Compilers other than "eager"
     compile anew for each value of a float that leaves the graph (t' of a float t: give t as a tensor) or that sizes
-    depend on (`scale`: give `size`).
+    depend on (a fractional `scale`: give `size`; integers are no floats).
     Source: Spectral Progressive Diffusion, equations of section 4.1; `reference/expand.py` is the definition.
     """
     basis = arguments.tapered("dct_expand", "dct", taper)
