@@ -50,12 +50,12 @@ def _sharded(op: str, product: Product, x: Any, other: Any, seeds, times, base_s
             f"{op}: noise or z must be a DTensor with the state's placements {x.placements}; redistribute it"
         )
     shape, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
-    own = slice(offset[0], offset[0] + shape[0]) if x.ndim > 2 else slice(None)
+    first, last = (offset[0], offset[0] + shape[0]) if x.ndim > 2 else (0, 1)
     local = x.to_local()
     added = None if other is None else other.to_local()
-    seeds = None if seeds is None else seeds[own].contiguous()
-    times = None if times is None else times[own].contiguous()
-    base_seed = None if base_seed is None else base_seed + (own.start or 0)
+    seeds = None if seeds is None else seeds[first:last].contiguous()
+    times = None if times is None else times[first:last].contiguous()
+    base_seed = None if base_seed is None else base_seed + first
     if product.second and added is None and tuple(shape[1:]) != tuple(x.shape[1:]) and not (times is None and t == 0):
         seed = seeds if seeds is not None else torch.arange(shape[0], device=local.device) + (base_seed or 0)
         added = _noise(product, local, _plane_numbers(op, x.shape, shape, offset, product.layout), seed)
