@@ -25,6 +25,9 @@ def cached(maxsize: int) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]
 
         @wraps(make)
         def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            # FakeTensorMode, for one, wants a tensor made in it, which must not outlive it.
+            if torch._C._len_torch_dispatch_stack() > 0:
+                return make(*args, **kwargs)
             tensor = kept(*args, **kwargs)  # pyright: ignore[reportArgumentType]  hashable by contract
             if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
                 _in_graphs[tensor.data_ptr()] = tensor

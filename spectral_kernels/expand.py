@@ -264,13 +264,19 @@ def spectral_lift(
     Tensor like z. Source: derived from Spectral Progressive Diffusion, section 4.1; see docs of `dct_expand`.
     """
     op = "spectral_lift"
-    name, coarse = arguments.state(op, v, layout)
-    if basis not in ("dct", "fft"):
-        basis = wavelets.canonical(op, basis)
+    name, coarse = arguments.state(op, v, layout, "v")
+    arguments.switch(op, "align", align)
+    if not isinstance(basis, str) or basis not in bases.ANALYSIS:
+        basis = wavelets.canonical(op, basis, f"a basis other than {', '.join(bases.ANALYSIS)}")
     if size is None:
         if name != "planes":
             raise ValueError(f"{op}: with a layout of tokens give size=(H, W), the grid of z")
-        size = arguments.state(op, z)[1]
+        size = arguments.state(op, z, name="z")[1]
+        if size[0] < coarse[0] or size[1] < coarse[1]:
+            raise ValueError(
+                f"{op}: z must be at least as large as v, got {size} and {coarse}; z is the state at full resolution, "
+                "v the coarse model's velocity"
+            )
     fine = arguments.target_size(op, coarse, None, size, grows=True)
     _levels(op, basis, fine, coarse)
     basis = arguments.tapered(op, basis, taper)
@@ -288,6 +294,7 @@ def spectral_lift(
 
 def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision) -> Expanded:
     name, coarse = arguments.state(op, x, layout)
+    arguments.switch(op, "align", align)
     fine = arguments.target_size(op, coarse, scale, size, grows=True)
     _levels(op, basis, fine, coarse)
     arguments.whole_patches(op, name, fine)
@@ -315,6 +322,7 @@ def _expand(op, basis, x, scale, t, size, seed, noise, align, layout, precision)
 
 def _truncate(op, basis, x, scale, size, normalize, t, layout, precision) -> Tensor:
     name, fine = arguments.state(op, x, layout)
+    arguments.switch(op, "normalize", normalize)
     coarse = arguments.target_size(op, fine, scale, size, grows=False)
     _levels(op, basis, fine, coarse)
     arguments.whole_patches(op, name, coarse)

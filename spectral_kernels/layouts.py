@@ -8,7 +8,8 @@ axes of a plane, each cut into patches of p.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
+from torch import SymInt, Tensor
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,36 @@ class Tokens:
 Layout = Planes | Patches | Tokens
 
 
-def grid_of(op: str, x: Tensor, layout: Layout | None) -> tuple[str, tuple[int, int]]:
+def grid_of(op: str, x: Tensor, layout: Layout | None, name: str = "x") -> tuple[str, tuple[int, int]]:
     """The layout's name and the plane size (h, w) of `x`, or an error that says what does not fit."""
     if layout is None or isinstance(layout, Planes):
         if x.ndim < 2:
-            raise ValueError(f"{op}: x must have at least two dimensions [..., h, w], got shape {tuple(x.shape)}")
+            raise ValueError(f"{op}: {name} must have at least two dimensions [..., h, w], got shape {tuple(x.shape)}")
         size = (x.shape[-2], x.shape[-1])
         if 0 in size:
-            raise ValueError(f"{op}: both sides of x must be at least 1, got {tuple(x.shape)}")
+            raise ValueError(f"{op}: both sides of {name} must be at least 1, got {tuple(x.shape)}")
         return "planes", size
     if not isinstance(layout, Patches | Tokens):
-        raise TypeError(f"{op}: layout must be Planes, Patches or Tokens of spectral_kernels.layouts, got {layout!r}")
-    size = (layout.height, layout.width)
-    if not all(isinstance(side, int) and side >= 1 for side in size):
+        raise TypeError(
+            f"{op}: layout must be Planes(), Patches(height, width) or Tokens(height, width) of spectral_kernels, got "
+            f"{layout!r}"
+        )
+    height, width = (int(side) if isinstance(side, np.integer) else side for side in (layout.height, layout.width))
+    size = height, width
+    if not all(isinstance(side, int | SymInt) and not isinstance(side, bool) and side >= 1 for side in size):
         raise ValueError(f"{op}: the layout's height and width must be integers of at least 1, got {layout}")
     if x.ndim != 3:
-        raise ValueError(f"{op}: {layout} needs x [batch, tokens, channels], got {x.ndim} dimensions {tuple(x.shape)}")
+        raise ValueError(
+            f"{op}: {layout} needs {name} [batch, tokens, channels], got {x.ndim} dimensions {tuple(x.shape)}"
+        )
     patch = 2 if layout.name == "patches" else 1
     if any(side % patch for side in size) or x.shape[2] % (patch * patch):
         raise ValueError(f"{op}: {layout} needs even sides and channels in fours, got {size} and {x.shape[2]} channels")
     tokens = (size[0] // patch) * (size[1] // patch)
     if x.shape[1] != tokens:
-        raise ValueError(f"{op}: {layout} holds {tokens} tokens, but x has {x.shape[1]}; give the grid x really has")
+        raise ValueError(
+            f"{op}: {layout} holds {tokens} tokens, but {name} has {x.shape[1]}; give the grid {name} really has"
+        )
     return layout.name, size
 
 

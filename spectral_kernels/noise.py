@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral_kernels.arguments import readable, whole
 from spectral_kernels.cached import cached
 from spectral_kernels.dispatch import noise as ops
 
@@ -84,11 +85,13 @@ def seeds_for(op: str, seed: Seed, samples: int, device: torch.device) -> tuple[
     """
     if isinstance(seed, torch.Generator):
         drawn = _draw(seed)
-        if drawn.is_cpu:
+        if readable(drawn):
             return int(drawn), None
         return None, drawn.to(device) + torch.arange(samples, device=device)
     if isinstance(seed, Tensor):
         return None, _seed_tensor(op, seed, samples, device)
+    if isinstance(seed, np.ndarray):
+        seed = seed.tolist()
     if isinstance(seed, Sequence) and not isinstance(seed, (str, bytes)):
         if len(seed) != samples:
             raise ValueError(
@@ -99,7 +102,7 @@ def seeds_for(op: str, seed: Seed, samples: int, device: torch.device) -> tuple[
             return None, torch.stack([_draw(_checked_generator(op, s)).to(device) for s in seed])
         numbers = tuple(_checked_seed(op, s, 1) for s in seed)
         if device.type == "cpu":
-            return None, torch.tensor(numbers, dtype=torch.int64)
+            return None, torch.tensor(numbers, dtype=torch.int64, device=device)
         if device.type == "cuda" and device.index is None:  # "cuda" is another device whenever the current one changes
             device = torch.device("cuda", torch.cuda.current_device())
         return None, _copied(numbers, device)
@@ -139,23 +142,27 @@ def _checked_seed(op: str, seed: Any, samples: int) -> int:
         seed = int(seed)
     if isinstance(seed, bool) or not isinstance(seed, (int, torch.SymInt)):
         raise TypeError(
-            f"{op}: seed must be an int, one int per sample, an int64 tensor or a torch.Generator, got "
-            f"{type(seed).__name__}"
+            f"{op}: seed must be an int, one int per sample, an int64 tensor or a torch.Generator, or a list of them, "
+            f"got {type(seed).__name__} {seed!r}"
         )
     if not 0 <= seed <= _END - max(samples, 1):
-        raise ValueError(
-            f"{op}: seed must be 0 <= seed < 2**63, and seed + b too for each of {samples} samples, got {seed}; "
-            "reduce it modulo 2**62"
-        )
+        too = f", and seed + b too for each of {samples} samples" if samples > 1 else ""
+        raise ValueError(f"{op}: seed must be 0 <= seed < 2**63{too}, got {seed}; reduce it modulo 2**62")
     return seed  # pyright: ignore[reportReturnType]  a SymInt while tracing
 
 
 def _seed_tensor(op: str, seeds: Tensor, samples: int, device: torch.device) -> Tensor:
+    whole(op, "seed", seeds)
     if seeds.dtype != torch.int64:
         raise TypeError(f"{op}: a tensor of seeds must be int64, got {seeds.dtype}; convert it with .to(torch.int64)")
     if seeds.shape != (samples,):
-        raise ValueError(f"{op}: a tensor of seeds must have the shape ({samples},), got {tuple(seeds.shape)}")
-    if seeds.is_cpu and not torch.compiler.is_compiling() and bool((seeds < 0).any()):
+        raise ValueError(
+            f"{op}: a tensor of seeds must have one per sample, the shape ({samples},), got {tuple(seeds.shape)}; an "
+            "int gives sample b the seed seed + b"
+        )
+    if seeds.is_meta and device.type != "meta":
+        raise ValueError(f"{op}: the tensor of seeds is on meta and holds no numbers for {device}")
+    if readable(seeds) and bool((seeds < 0).any()):
         raise ValueError(f"{op}: seed must be 0 <= seed < 2**63, got {int(seeds.min())} in a tensor of seeds")
     return seeds.to(device).contiguous()
 

@@ -19,10 +19,10 @@ ORTHONORMAL = 1e-10
 LOCAL_LEVELS = 4  # blocks of 16 x 16, which a tile of a GPU program holds
 
 
-def canonical(op: str, wavelet: str) -> str:
-    """The basis name of an orthogonal wavelet, or an error that lists the good ones."""
+def canonical(op: str, wavelet: str, what: str = "wavelet") -> str:
+    """The basis name of an orthogonal wavelet, or an error that lists the good ones; `what` is its name there."""
     if not isinstance(wavelet, str):
-        raise TypeError(f'{op}: wavelet must be a name such as "haar" or "db2", got {wavelet!r}')
+        raise TypeError(f'{op}: {what} must be a name such as "haar" or "db2", got {wavelet!r}')
     name = wavelet.lower()
     if name in ("haar", "db1"):
         return "haar"
@@ -30,12 +30,12 @@ def canonical(op: str, wavelet: str) -> str:
         import pywt  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f'{op}: wavelet must be "haar" where PyWavelets is not installed, got {wavelet!r}; '
+            f'{op}: {what} must be "haar" where PyWavelets is not installed, got {wavelet!r}; '
             "pip install PyWavelets for the Daubechies, symlet and coiflet families"
         ) from error
     if name not in names():
         raise ValueError(
-            f"{op}: wavelet must be orthogonal with a finite filter, one of {', '.join(names())}; got {wavelet!r}"
+            f"{op}: {what} must be orthogonal with a finite filter, one of {', '.join(names())}; got {wavelet!r}"
         )
     return name
 

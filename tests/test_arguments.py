@@ -3,8 +3,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from spectral_kernels import (
     Patches,
@@ -17,14 +20,17 @@ from spectral_kernels import (
     fft_expand,
     fft_truncate,
     idctn,
+    normal,
     spectral_lift,
 )
+from tests.bits import assert_same_bits
 
 X = torch.ones(2, 3, 6, 8)
 V = torch.ones(2, 3, 3, 4)
 TOKENS = torch.ones(2, 48, 3)
 PACKED = torch.ones(2, 12, 4)
 NOISE = torch.ones(2, 3, 12, 16)
+NESTED = torch.nested.nested_tensor([X[0, 0], V[0, 0, :, :1].expand(3, 8)], layout=torch.jagged)
 
 # kind, words of the message in order, op, arguments, options
 ERRORS = [
@@ -54,7 +60,7 @@ ERRORS = [
     (ValueError, r"size must be at least .*; to shrink use fft_truncate", fft_expand, (X,), {"size": (5, 9), "t": 0}),
     (ValueError, r"size must be at most .*; to grow use fft_expand", fft_truncate, (X,), {"size": (7, 8)}),
     *(
-        (ValueError, rf"must be finite and above 1, got {shown}; .*dct_truncate", dct_expand, (X, scale), {"t": 0})
+        (ValueError, rf"above 1 and at most 4096, got {shown}; .*dct_truncate", dct_expand, (X, scale), {"t": 0})
         for scale, shown in [
             (1, "1"),
             (0.5, "0.5"),
@@ -66,7 +72,7 @@ ERRORS = [
         ]
     ),
     *(
-        (ValueError, rf"must be finite and between 0 and 1, got {scale}; .*dct_expand", dct_truncate, (X, scale), {})
+        (ValueError, rf"must be between 0 and 1, got {scale}; .*dct_expand", dct_truncate, (X, scale), {})
         for scale in (1, 2.0, 0, -0.5, math.inf, math.nan)
     ),
     (TypeError, r"scale must be a number or a pair of numbers, got '2'", dct_expand, (X, "2"), {"t": 0}),
@@ -100,6 +106,8 @@ ERRORS = [
     (ValueError, r"at least two dimensions .*\(\)", dct_truncate, (torch.tensor(1.0), 0.5), {}),
     (ValueError, r"both sides of x must be at least 1, got \(2, 3, 0, 8\)", dct_expand, (X[:, :, :0], 2), {"t": 0}),
     (ValueError, r"both sides of x must be at least 1, got \(2, 3, 6, 0\)", idctn, (X[..., :0],), {}),
+    (TypeError, r"x must be a dense tensor, got a torch.sparse_coo one", dct_expand, (X.to_sparse(), 2), {"t": 0}),
+    (TypeError, r"x must be a dense tensor, got a nested one", dctn, (NESTED,), {}),
     # times
     *(
         (
@@ -117,13 +125,14 @@ ERRORS = [
     (ValueError, r"one per sample \(2\), got 3", dct_expand, (X, 2), {"t": [0.1, 0.2, 0.3], "seed": 1}),
     (
         ValueError,
-        r"one per sample \(2\), got torch.float32 \(3,\)",
+        r"one number or hold one per sample \(2\), got the shape \(3,\)",
         dct_expand,
         (X, 2),
         {"t": torch.zeros(3), "seed": 1},
     ),
-    (ValueError, r"one per sample \(2\), got torch.float32 \(2, 1\)", dct_expand, (X, 2), {"t": torch.zeros(2, 1)}),
-    (ValueError, r"one per sample \(2\), got torch.int64", dct_expand, (X, 2), {"t": torch.tensor([0, 1]), "seed": 1}),
+    (ValueError, r"one per sample \(2\), got the shape \(2, 1\)", dct_expand, (X, 2), {"t": torch.zeros(2, 1)}),
+    (TypeError, r"floating point.* got torch.int64; divide", dct_expand, (X, 2), {"t": torch.tensor([0, 999])}),
+    (TypeError, r"got a tensor among them; use one tensor", dct_expand, (X, 2), {"t": [torch.tensor(0.5), 0.5]}),
     (
         ValueError,
         r"carries no gradient; pass t.detach\(\)",
@@ -182,7 +191,19 @@ ERRORS = [
     (ValueError, r"seed must be 0 <= seed < 2\*\*63.*got -1; reduce it", dct_expand, (X, 2), {"t": 0.5, "seed": -1}),
     (ValueError, r"each of 2 samples, got 9223372036854775807", dct_expand, (X, 2), {"t": 0.5, "seed": 2**63 - 1}),
     (ValueError, r"one number per sample, 2, got 3", dct_expand, (X, 2), {"t": 0.5, "seed": [1, 2, 3]}),
-    (TypeError, r"got float", dct_expand, (X, 2), {"t": 0.5, "seed": 1.0}),
+    (TypeError, r"seed must be an int.*got float 1.0", dct_expand, (X, 2), {"t": 0.5, "seed": 1.0}),
+    (ValueError, r"seed must be 0 <= seed < 2\*\*63, got -3; reduce", dct_expand, (X, 2), {"t": 0.5, "seed": [1, -3]}),
+    (
+        ValueError,
+        r"tensor of seeds is on meta and holds no numbers for cpu",
+        dct_expand,
+        (X, 2),
+        {"t": 0.5, "seed": torch.zeros(2, dtype=torch.int64, device="meta")},
+    ),
+    # switches
+    (TypeError, r"align must be True or False, got 'no'", dct_expand, (X, 2), {"t": 0, "align": "no"}),
+    (TypeError, r"align must be True or False, got None", spectral_lift, (X, V), {"t": 0.5, "align": None}),
+    (TypeError, r"normalize must be True or False, got 'no'", dct_truncate, (X, 0.5), {"normalize": "no"}),
     # precision and basis
     (
         ValueError,
@@ -192,7 +213,7 @@ ERRORS = [
         {"t": 0, "precision": "float64"},
     ),
     (ValueError, r'precision must be "exact", "fast", "tf32" or "bf16x3", got None', dctn, (X,), {"precision": None}),
-    (ValueError, r"wavelet must be orthogonal .*got 'dst'", spectral_lift, (X, V), {"t": 0.5, "basis": "dst"}),
+    (ValueError, r"a basis other than dct, fft must be .*got 'dst'", spectral_lift, (X, V), {"t": 0.5, "basis": "dst"}),
     # taper
     (ValueError, r"share of the band and must lie in \[0, 1\], got 1.5", dct_expand, (X, 2), {"t": 0, "taper": 1.5}),
     (TypeError, r"taper must be a number, got None", dct_expand, (X, 2), {"t": 0, "taper": None}),
@@ -214,6 +235,9 @@ ERRORS = [
     (ValueError, r"z must have shape \(2, 3, 6, 8\), got \(1, 3, 6, 8\)", spectral_lift, (X[:1], V), {"t": 0.5}),
     (TypeError, r"z must have the dtype torch.float32, got torch.float64", spectral_lift, (X.double(), V), {"t": 0.5}),
     (ValueError, r"z is on meta and the state on cpu", spectral_lift, (X.to("meta"), V), {"t": 0.5}),
+    (ValueError, r"z must be at least as large as v, got \(3, 4\) and \(6, 8\)", spectral_lift, (V, X), {"t": 0.5}),
+    (TypeError, r"z must be a torch.Tensor, got list", spectral_lift, ([1.0], V), {"t": 0.5}),
+    (TypeError, r"v must be float32, .* got torch.int64; convert with v.to", spectral_lift, (X, V.long()), {"t": 0.5}),
     (
         ValueError,
         r"size must be at least the input's \(3, 4\), got \(2, 8\)",
@@ -231,7 +255,7 @@ ERRORS = [
     # layouts
     (
         TypeError,
-        r"layout must be Planes, Patches or Tokens .*got 'tokens'",
+        r"layout must be Planes\(\), Patches\(height, width\) or Tokens.*got 'tokens'",
         dct_expand,
         (TOKENS, 2),
         {"t": 0, "layout": "tokens"},
@@ -312,6 +336,52 @@ def test_what_is_nearly_wrong_is_right():
     assert dct_truncate(X, 0.01).shape == (2, 3, 1, 1)
     assert spectral_lift(X, X, t=1.0).shape == X.shape
     assert dwt_expand(X, 2, t=0).x.shape == (2, 3, 12, 16)
+
+
+def test_numbers_of_numpy_are_numbers():
+    expected = dct_expand(X, size=(12, 16), t=[0.25, 0.5], seed=[3, 4], taper=0.5)
+    array, times, seeds = np.array([2.0, 2.0]), np.array([0.25, 0.5], np.float32), np.array([3, 4], np.int32)
+    for scale, size in ((np.int64(2), None), (array, None), (None, np.array([12, 16])), (None, (np.int32(12), 16))):
+        found = dct_expand(X, scale, size=size, t=times, seed=seeds, taper=np.float32(0.5))
+        assert_same_bits(found.x, expected.x)
+        assert found.t.tolist() == expected.t.tolist()
+    for t, seed in ((np.float32(0.25), np.int64(3)), (np.array(0.25), np.array(3))):
+        found, again = dct_expand(X, 2, t=t, seed=seed), dct_expand(X, 2, t=0.25, seed=3)
+        assert_same_bits(found.x, again.x)
+        assert found.t == again.t
+    found = dct_expand(TOKENS, 2, t=0, layout=Tokens(np.int64(6), np.int64(8))).x
+    assert_same_bits(found, dct_expand(TOKENS, 2, t=0, layout=Tokens(6, 8)).x)
+
+
+def every_op(x, z, times, seeds):
+    generator = torch.Generator().manual_seed(1)
+    yield dct_expand(x, 2, t=[0.1171875, 0.25], seed=[1, 2])  # numbers that no other test keeps
+    yield fft_expand(x, 2, t=times, seed=seeds)
+    yield dwt_expand(x, 2, t=0.5, seed=generator)
+    yield dct_expand(x, 2, t=times, noise=z, taper=0.5)
+    yield dct_truncate(z, 0.5, t=[0.125, 0.25])
+    yield spectral_lift(z, x, t=times)
+    yield idctn(dctn(z))
+    yield normal((2, 1, 3), seeds, device=x.device)
+
+
+def test_meta_tensors():
+    given = X, NOISE, torch.tensor([0.5, 0.25]), torch.tensor([1, 2])
+    for found, real in zip(every_op(*(tensor.to("meta") for tensor in given)), every_op(*given), strict=True):
+        for y, expected in zip(pytree.tree_leaves(found), pytree.tree_leaves(real), strict=True):
+            if isinstance(y, torch.Tensor):
+                assert (y.device.type, y.shape, y.dtype) == ("meta", expected.shape, expected.dtype)
+
+
+def test_fake_tensors_leave_nothing_behind():
+    """Tensors that are kept between calls are neither used under a FakeTensorMode nor taken from it."""
+    given = X, NOISE, torch.tensor([0.5, 0.25]), torch.tensor([1, 2])
+    for _ in range(2):
+        with FakeTensorMode() as mode:
+            for y in every_op(*map(mode.from_tensor, given)):
+                assert all(isinstance(part, FakeTensor | float) for part in pytree.tree_leaves(y))
+        for y in every_op(*given):
+            assert not any(isinstance(part, FakeTensor) for part in pytree.tree_leaves(y))
 
 
 # x.5 goes up, whatever the parity.

@@ -94,6 +94,23 @@ def gradients():
     assert_same_bits(shard.grad.to_local(), whole.grad.tensor_split(WORLD, 1)[dist.get_rank()].contiguous())
 
 
+def compiled():
+    """One graph without breaks, forwards and backwards."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (WORLD,))
+    function = torch.compile(
+        lambda x: sk.dct_expand(x, 2, t=[0.3, 0.5], seed=1).x.square().sum(), fullgraph=True, backend="aot_eager"
+    )
+    gradients = []
+    for run in (function, function._torchdynamo_orig_callable):
+        shard = distribute_tensor(state(2, 2, 4, 4), mesh, [Shard(0)]).requires_grad_()
+        run(shard).backward()
+        gradients.append(shard.grad.to_local())
+    assert_same_bits(*gradients)
+
+
 def refusals():
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -120,6 +137,11 @@ def refusals():
         sk.noise_levels(levels[:1], [[0.5], [0.5]], 1)
     with pytest.raises(TypeError, match="the state to be one too"):
         sk.dct_expand(x, 2, t=0.3, noise=distribute_tensor(state(2, 2, 8, 8), mesh, [Replicate()]))
+    times = distribute_tensor(torch.tensor([0.1, 0.2]), mesh, [Replicate()])
+    with pytest.raises(TypeError, match=r"t must be a plain tensor of all samples, got a DTensor; use t\.full_tensor"):
+        sk.dct_expand(x, 2, t=times, seed=1)
+    with pytest.raises(TypeError, match="seed must be a plain tensor of all samples, got a DTensor"):
+        sk.dct_expand(x, 2, t=0.3, seed=times)
 
 
 CASES = (
@@ -129,6 +151,7 @@ CASES = (
     bfloat16_noise_is_not_rounded,
     pyramids,
     gradients,
+    compiled,
     refusals,
 )
 

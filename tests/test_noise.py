@@ -157,7 +157,7 @@ MESSAGES = [
     (TypeError, "only generators or only ints, got int", ((2, 1, 1), [torch.Generator(), 1]), {}),
     (TypeError, "got Generator", ((2, 1, 1), [1, torch.Generator()]), {}),
     (TypeError, "must be int64, got torch.int32", ((2, 1, 1), torch.zeros(2, dtype=torch.int32)), {}),
-    (ValueError, "must have the shape \\(2,\\), got \\(3,\\)", ((2, 1, 1), torch.arange(3)), {}),
+    (ValueError, "one per sample, the shape \\(2,\\), got \\(3,\\)", ((2, 1, 1), torch.arange(3)), {}),
     (ValueError, "got -7 in a tensor", ((2, 1, 1), torch.tensor([3, -7])), {}),
     (TypeError, "stream must be an int, got float", ((2,), 0), {"stream": 0.5}),
     (TypeError, "stream must be an int, got bool", ((2,), 0), {"stream": True}),

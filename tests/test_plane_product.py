@@ -390,6 +390,17 @@ def test_vmap_has_the_bits_of_a_loop(name):
     assert_same_bits(torch.func.vmap(function, in_dims=dims)(*inputs), each(function, *inputs, dims=dims))
 
 
+def test_vmap_over_times_and_seeds():
+    x, seeds = random((3, 2, 1, 4, 5)), torch.arange(6).view(3, 2)
+    t = torch.tensor([[0.5, 0.25], [0.0, 1.0], [0.75, 0.3]])
+    mapped = torch.func.vmap(lambda x, t, s: tuple(dct_expand(x, 1.5, t=t, seed=s)))(x, t, seeds)
+    loop = [dct_expand(*each, 1.5, t=a, seed=b) for *each, a, b in zip(x, t, seeds, strict=True)]
+    assert_same_bits(mapped[0], torch.stack([y.x for y in loop]))
+    assert_same_bits(mapped[1], torch.stack([y.t for y in loop]))
+    noise = torch.func.vmap(lambda s: dct_expand(x[0], 1.5, t=0.5, seed=s).x)(seeds)
+    assert_same_bits(noise, torch.stack([dct_expand(x[0], 1.5, t=0.5, seed=s).x for s in seeds]))
+
+
 def test_gradients_go_through_vmap():
     """torch.func.grad does not take custom ops, autograd does."""
 
