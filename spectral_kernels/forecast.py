@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from spectral_kernels.arguments import readable
 from spectral_kernels.dispatch import forecast as ops
 from spectral_kernels.weights import (
     chebyshev_weights,
@@ -138,7 +139,7 @@ def _check_weights(op: str, features: list[Tensor], weights: Tensor | Sequence) 
         raise ValueError(
             f"{op}: weights must lie on the CPU or with the features on {features[0].device}, got {weights.device}"
         )
-    if weights.device.type == "cpu" and not torch.compiler.is_compiling():
+    if readable(weights):
         values = weights.tolist()  # on the host, looping over a few numbers is faster than a tensor op
         if not all(map(math.isfinite, values if weights.ndim == 1 else chain.from_iterable(values))):
             raise ValueError(f"{op}: weights must be finite, got {values}")

@@ -212,7 +212,7 @@ def level_times(op: str, times, samples: int, levels: int, device: torch.device)
             f"{op}: times must have the shape (samples, levels) = ({samples}, {levels}), got {tuple(times.shape)}; "
             "one time for all is times.expand(samples, levels)"
         )
-    if times.is_cpu and not torch.compiler.is_compiling() and not bool(((times >= 0) & (times <= 1)).all()):
+    if arguments.readable(times) and not bool(((times >= 0) & (times <= 1)).all()):
         raise ValueError(f"{op}: times are noise levels and must lie in [0, 1], got {times.min():g} to {times.max():g}")
     return times.to(device)
 

@@ -19,7 +19,10 @@ from spectral_kernels import (
     dwt_expand,
     fft_expand,
     fft_truncate,
+    forecast,
     idctn,
+    laplacian_pyramid,
+    noise_levels,
     normal,
     spectral_lift,
 )
@@ -363,6 +366,8 @@ def every_op(x, z, times, seeds):
     yield spectral_lift(z, x, t=times)
     yield idctn(dctn(z))
     yield normal((2, 1, 3), seeds, device=x.device)
+    yield forecast([x, x], times)
+    yield noise_levels(laplacian_pyramid(x, 2), times[:, None].expand(2, 2), seeds)
 
 
 def test_meta_tensors():

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spectral_kernels as sk
-from spectral_kernels.dispatch import forecast, planes, pyramid
+from spectral_kernels.dispatch import forecast, planes
 
 NAMES = ("up", "synthesis", "dct", [5, 7], [3, 4], "planes", "expand", "", "exact", 0)
 
@@ -92,11 +92,45 @@ def test_what_is_written_to_has_a_new_version():
 
 
 def test_without_a_formula_a_gradient_is_an_error():
-    x = torch.randn(1, 1, 4, 4, requires_grad=True)
-    coarse, _ = pyramid.split(x, [2, 2], "area")
-    (gradient,) = torch.autograd.grad(coarse.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"spectral_kernels::pyramid_adjoint: there is no formula .*; detach"):
-        gradient.sum().backward()
+    positions = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    weights = forecast.chebyshev_weights(positions, torch.tensor([3.0], dtype=torch.float64), 10.0, 1, 0.1, 0.5)
+    with pytest.raises(RuntimeError, match=r"spectral_kernels::chebyshev_weights: there is no formula .*; detach"):
+        weights.sum().backward()
+
+
+LOSSES = {
+    "planes": lambda x: sk.dct_expand(x, 1.5, t=[0.3, 0.6], seed=1).x.square().sum(),
+    "noise": lambda x: sk.dct_expand(x[:, :, :2, :2], 2, t=0.3, noise=x).x.square().sum(),
+    "features": lambda x: sk.forecast([x, 2 * x.square(), x + 1], [0.5, 0.25, -0.5]).square().sum(),
+    "levels": lambda x: sum((level**3).sum() for level in sk.laplacian_pyramid(x, 2)),
+    "image": lambda x: sk.laplacian_reconstruct([x[:, :, :2, :2], x]).square().sum(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_transforms_of_functions_give_the_gradients_of_autograd(name):
+    """torch.func.grad alone and under vmap; vjp, which jacrev is made of; two of them, one in the other."""
+    loss, x = LOSSES[name], torch.randn(3, 2, 1, 4, 4)
+    leaves = [sample.clone().requires_grad_() for sample in x]
+    gradients = torch.stack([torch.autograd.grad(loss(leaf), leaf)[0] for leaf in leaves])
+    assert torch.equal(torch.func.grad(loss)(x[0]), gradients[0])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(x), gradients)
+    value, pull = torch.func.vjp(loss, x[0])
+    assert torch.equal(value, loss(x[0])) and torch.equal(pull(torch.ones(()))[0], gradients[0])
+
+    def norm(x, gradient):
+        return gradient(loss)(x).square().sum()
+
+    twice = torch.func.grad(lambda x: norm(x, torch.func.grad))(x[0])
+    found = norm(leaves[0], lambda loss: lambda x: torch.autograd.grad(loss(x), x, create_graph=True)[0])
+    torch.testing.assert_close(twice, torch.autograd.grad(found, leaves[0])[0])
+
+
+def test_transforms_of_functions_without_a_formula():
+    with pytest.raises(RuntimeError, match="chebyshev_weights: there is no formula for gradients"):
+        positions = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+        given = torch.tensor([3.0], dtype=torch.float64), 10.0, 1, 0.1, 0.5
+        torch.func.grad(lambda x: forecast.chebyshev_weights(x, *given).sum())(positions)
 
 
 def test_a_call_does_not_import_the_compiler():

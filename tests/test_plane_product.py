@@ -402,8 +402,6 @@ def test_vmap_over_times_and_seeds():
 
 
 def test_gradients_go_through_vmap():
-    """torch.func.grad does not take custom ops, autograd does."""
-
     def loss(x, e):
         return dct_expand(x, size=(6, 8), t=0.4, noise=e).x.square().sum()
 

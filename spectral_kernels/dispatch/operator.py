@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
 
 # A copy of the package under another name, vendored or from the hub, has operators of its own.
 NAMESPACE = __name__.removesuffix(".dispatch.operator").replace(".", "_")
@@ -24,12 +25,13 @@ class Operator:
     """A function as an operator for all devices, called as before.
 
     register_fake, register_autograd and register_vmap are those of `torch.library`; without a formula for gradients a
-    backward pass is an error. Tensors named in `mutates` are written to; no result shares memory with an argument.
+    backward pass is an error, without a rule for vmap slices are taken one by one. Tensors named in `mutates` are
+    written to; no result shares memory with an argument.
     """
 
     def __init__(self, function: Callable, name: str, mutates: Iterable[str]):
         schema = torch.library.infer_schema(function, mutates_args=tuple(mutates))
-        self.function, self._formula = function, (self._missing, None)
+        self.function, self._formula, self.vmap = function, (self._missing, None), None
         self._names = f"{NAMESPACE}::{name}", f"{NAMESPACE}::{name}.inference"
         for overload in (name, f"{name}.inference"):
             _LIBRARY.define(overload + schema, tags=torch.Tag.pt2_compliant_tag)
@@ -38,7 +40,9 @@ class Operator:
         self.default, self.inference = packet.default, packet.inference
         arguments = enumerate(self.default._schema.arguments)
         self._places = [place for place, argument in arguments if "Tensor" in str(argument.type)]
-        if not mutates:
+        self._pure = not mutates
+        self.returns_list = any("List" in str(result.type) for result in self.default._schema.returns)
+        if self._pure:
             formula = {"setup_context": self._setup_context, "lib": _LIBRARY}
             torch.library.register_autograd(self._names[0], self._backward, **formula)
 
@@ -46,10 +50,11 @@ class Operator:
         if torch.compiler.is_compiling():  # what is traced may be differentiated later
             return self.default(*arguments)
         if forward_ad._current_level >= 0 and any(map(_tangent, self._tensors(arguments))):
-            raise NotImplementedError(
-                f"{self._names[0]}: there is no formula for forward-mode derivatives; take them in reverse mode, or "
-                "apply the operation, which is linear without its noise, to the tangent"
-            )
+            raise self.no_tangents()
+        if torch._C._are_functorch_transforms_active() and self._pure:
+            lists = tuple(list(given) if isinstance(given, tuple) else given for given in arguments)
+            leaves, structure = pytree.tree_flatten(lists)
+            return _Transformed.apply(*leaves, structure, self)
         wanted = torch.is_grad_enabled() and any([tensor.requires_grad for tensor in self._tensors(arguments)])
         return (self.default if wanted else self.inference)(*arguments)
 
@@ -69,12 +74,19 @@ class Operator:
         return function
 
     def register_vmap(self, function: Callable) -> Callable:
+        self.vmap = function
         for whole in self._names:
             torch.library.register_vmap(whole, function, lib=_LIBRARY)
         return function
 
     def register_autograd(self, backward: Callable, *, setup_context: Callable) -> None:
         self._formula = backward, setup_context
+
+    def no_tangents(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"{self._names[0]}: there is no formula for forward-mode derivatives; take them in reverse mode, or "
+            "apply the operation, which is linear without its noise, to the tangent"
+        )
 
     def _backward(self, ctx: Any, *gradients: Any) -> Any:
         return self._formula[0](ctx, *gradients)
@@ -87,6 +99,48 @@ class Operator:
         raise RuntimeError(
             f"{self._names[0]}: there is no formula for gradients through this operator; detach what goes in"
         )
+
+
+class _Transformed(torch.autograd.Function):
+    """An operator under the transforms of torch.func, which cannot see the autograd of `torch.library`.
+
+    Its inputs are the leaves of the operator's arguments, then how these are nested, then the operator.
+    """
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        *leaves, structure, operator = inputs
+        result = operator.inference(*pytree.tree_unflatten(leaves, structure))
+        return tuple(result) if isinstance(result, list) else result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        *leaves, ctx.structure, ctx.operator = inputs
+        ctx.operator._setup_context(ctx, pytree.tree_unflatten(leaves, ctx.structure), output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        ctx.needs_input_grad = pytree.tree_unflatten(ctx.needs_input_grad[:-2], ctx.structure)
+        found = ctx.operator._backward(ctx, *([gradients] if ctx.operator.returns_list else gradients))
+        return *pytree._broadcast_to_and_flatten(found, ctx.structure), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise ctx.operator.no_tangents()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> Any:
+        *leaves, structure, operator = inputs
+        if operator.vmap is not None:
+            dims = pytree.tree_unflatten(in_dims[:-2], structure)
+            return operator.vmap(info, dims, *pytree.tree_unflatten(leaves, structure))
+        results = []
+        for i in range(info.batch_size):
+            part = [x if dim is None else x.select(dim, i) for x, dim in zip(leaves, in_dims, strict=False)]
+            results.append(operator(*pytree.tree_unflatten(part, structure)))
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
 
 def operator(name: str, mutates: Iterable[str] = ()) -> Callable[[Callable], Operator]:
