@@ -122,7 +122,8 @@ class _Transformed(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         ctx.needs_input_grad = pytree.tree_unflatten(ctx.needs_input_grad[:-2], ctx.structure)
         found = ctx.operator._backward(ctx, *([gradients] if ctx.operator.returns_list else gradients))
-        return *pytree._broadcast_to_and_flatten(found, ctx.structure), None, None
+        found = pytree._broadcast_to_and_flatten(found, ctx.structure) or ()  # one None stands for a list of them
+        return *found, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
