@@ -39,7 +39,7 @@ pytest.importorskip("triton")
 from triton.runtime.interpreter import GridExecutor
 from triton.runtime.jit import JITFunction
 
-from spectral_kernels.kernels import haar, launch, noise, planes, pyramid
+from spectral_kernels.kernels import haar, launch, noise, octave, planes, pyramid
 
 ROOT = Path(__file__).parents[1]
 SIZES = (5, 17), (19, 35)  # no tile divides them; two to three tiles of 16, one to two of 32
@@ -177,26 +177,32 @@ class Grids:
 def test_grids_fit_cuda_at_the_largest_side(shape, monkeypatch):
     """The second and third dimension of a grid end at 65535, the first at 2^31 - 1."""
     grids = Grids()
-    kernels = ("fused", "rows", "columns"), ("haar", "haar_noise"), ("split_kernel", "merge_kernel", "noise_kernel")
-    for room, names in zip((planes, haar, pyramid), kernels, strict=True):
+    kernels = {
+        planes: ("fused", "rows", "columns"),
+        haar: ("haar", "haar_noise"),
+        pyramid: ("split_kernel", "merge_kernel", "noise_kernel"),
+        octave: ("split_area", "split_bilinear", "merge_area", "merge_bilinear"),
+    }
+    for room, names in kernels.items():
         for name in names:
             monkeypatch.setattr(room, name, grids)
     monkeypatch.setattr(noise, "normal_kernel", grids)
     x = torch.empty(1, device="meta").expand(shape)
     view = x[None, :, None, :, None, :, None].transpose(1, 2)
-    half = [-(-side // 2) for side in shape[1:]]
-    low = torch.empty(1, device="meta").expand(1, 1, 1, half[0], 1, half[1], 1)
-    for resample in ("area", "bilinear"):
-        pyramid.split(view, low, view, resample)
-        pyramid.merge(low, view, view, resample, False)
+    for factor in (2, 3):  # blocks of 2 x 2 have kernels of their own
+        low = torch.empty(1, device="meta").expand(1, 1, 1, -(-shape[1] // factor), 1, -(-shape[2] // factor), 1)
+        for resample in ("area", "bilinear"):
+            pyramid.split(view, low, view, resample)
+            pyramid.merge(low, view, view, resample, False)
     pyramid.noise_levels([view], [view, view], torch.zeros(1, 1), None, None, 7, 0)
     noise.normal(*shape, 1, 7, None, 0, torch.float32, torch.device("meta"))
     product = Product("analysis", "", "dct", (1, 1), (1, 1))
     monkeypatch.setattr(Product, "tables", lambda *_: (x, x))
     operands = Operands(view, view, None, None, None, None, 0.0)
     planes.launch(product, operands)
-    haar.launch(product._replace(coarse=shape[1:]), operands)
-    assert len(grids.found) == 9
+    half = tuple(max(1, side // 2) for side in shape[1:])
+    haar.launch(product._replace(basis="haar", fine=tuple(2 * side for side in half), coarse=half), operands)
+    assert len(grids.found) == 13
     for grid in grids.found:
         assert grid[0] < 2**31 and max(grid[1:], default=0) <= 65535, grid
 
@@ -248,7 +254,15 @@ def test_a_constant_that_a_graph_was_captured_with_stays(monkeypatch):
 
 @pytest.mark.parametrize(
     "table",
-    [bases.sliced, bases.rounded, bases.noise_weights, arguments._on_device, noise_room._copied, pyramid_room._matrix],
+    [
+        bases.sliced,
+        bases.rounded,
+        bases.noise_weights,
+        arguments._on_device,
+        noise_room._copied,
+        pyramid_room._kept_counts,
+        pyramid_room._kept_points,
+    ],
     ids=lambda f: f.__name__,
 )
 def test_every_constant_on_a_device_is_kept_for_graphs(table):

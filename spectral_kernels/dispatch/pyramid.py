@@ -6,13 +6,14 @@ reference/pyramid.py is the contract. Gradients are the adjoints, in ordinary di
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from spectral_kernels import layouts
+from spectral_kernels.cached import cached
 from spectral_kernels.deviates import deviates_of_planes
 from spectral_kernels.dispatch import choose
 from spectral_kernels.dispatch.operator import operator
@@ -320,21 +321,27 @@ def _in_turn(even: Tensor, odd: Tensor) -> Tensor:
 def _interpolated(x: Tensor, dim: int, count: int) -> Tensor:
     if x.shape[dim] == count:
         return x
-    left, right, weight = _kept_points(x.shape[dim], count, x.dtype, x.device)
+    left, right, weight = _weighted(_kept_points(x.shape[dim], count, x.device), x.dtype)
     weight = weight[:, None] if dim == -2 else weight
     first, second = x.index_select(dim, left), x.index_select(dim, right)
     return first.mul_(1.0 - weight).add_(second.mul_(weight)).add_(0.0)
 
 
-def _points(m: int, n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Which two of m pixels each of n reads, and the weight of the second."""
+def _points(m: int, n: int, device: torch.device) -> Tensor:
+    """[3, n]: which two of m pixels each of n reads, and the weight of the second times 2 n."""
     position = ((2 * torch.arange(n, device=device) + 1) * m - n).clamp(min=0)
-    left, part = position // (2 * n), (position % (2 * n)).to(dtype)
-    return left, (left + 1).clamp(max=m - 1), part / torch.full_like(part, 2 * n)
+    left = position // (2 * n)
+    return torch.stack([left, (left + 1).clamp(max=m - 1), position % (2 * n)])
+
+
+def _weighted(points: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    left, right, part = points.unbind()
+    part = part.to(dtype)
+    return left, right, part / torch.full_like(part, 2 * points.shape[1])
 
 
 # Kept for the next call; gradients do without, because sizes may be symbols there.
-_kept_counts, _kept_points = lru_cache(maxsize=64)(_counts), lru_cache(maxsize=64)(_points)
+_kept_counts, _kept_points = cached(maxsize=64)(_counts), cached(maxsize=64)(_points)
 
 
 def _noise_level(
@@ -404,7 +411,7 @@ def _interpolation_adjoint(grad: Tensor, dim: int, count: int) -> Tensor:
         before = torch.cat([even.narrow(dim, 0, 1), odd.narrow(dim, 0, count - 1)], dim)
         after = torch.cat([even.narrow(dim, 1, count - 1), odd.narrow(dim, count - 1, 1)], dim)
         return 0.75 * (even + odd) + 0.25 * (before + after)
-    left, right, weight = _points(count, n, grad.dtype, grad.device)
+    left, right, weight = _weighted(_points(count, n, grad.device), grad.dtype)
     matrix = grad.new_zeros(n, count)
     matrix = matrix.scatter_add(1, left[:, None], (1.0 - weight)[:, None]).scatter_add(
         1, right[:, None], weight[:, None]

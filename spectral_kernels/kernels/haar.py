@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from spectral_kernels.kernels.launch import blocks
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
 from spectral_kernels.kernels.planes import element, plane_offset, sample_weights
 from spectral_kernels.kernels.rounding import round_to, widen
@@ -318,7 +319,7 @@ def launch(product, operands) -> None:
     with torch.cuda.device_of(x):
         if operands.draws(product):
             quads_at_once, columns = noise_tile(levels)
-            grid = (planes, triton.cdiv(size[0], 4 * quads_at_once), triton.cdiv(size[1], columns))
+            grid = (planes, blocks(size[0], 4 * quads_at_once), blocks(size[1], columns))
             haar_noise[grid](
                 out, x, x if seeds is None else seeds, time_table, 0 if base_seed is None else base_seed,
                 product.stream, t_pattern, ratio_pattern, out.stride(), x.stride(), size, per_sample, x.shape[2],
@@ -326,7 +327,7 @@ def launch(product, operands) -> None:
             )  # fmt: skip
             return
         added = x if other is None else other
-        grid = (planes, triton.cdiv(size[0], ROWS), triton.cdiv(size[1], COLUMNS))
+        grid = (planes, blocks(size[0], ROWS), blocks(size[1], COLUMNS))
         haar[grid](
             out, x, added, time_table, t_pattern, ratio_pattern, out.stride(), x.stride(), added.stride(), size,
             per_sample, x.shape[2], KIND=product.kind, SECOND=product.second if other is not None else "",

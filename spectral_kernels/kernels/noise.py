@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from spectral_kernels.deviates import LOG2, NORMAL_QUANTILE
+from spectral_kernels.kernels.launch import blocks, power_of_two
 from spectral_kernels.kernels.rounding import round_to
 
 _LOG2 = tl.constexpr(LOG2)
@@ -107,9 +108,9 @@ def normal(
     if noise.numel() == 0:
         return noise
     # 256 Philox calls, two for each thread of four warps; a narrow plane gets a taller tile.
-    columns_at_once = min(128, triton.next_power_of_2(columns))
-    quads_at_once = min(256 // columns_at_once, triton.next_power_of_2(triton.cdiv(rows, 4)))
-    tiles = triton.cdiv(columns, columns_at_once) * triton.cdiv(rows, 4 * quads_at_once)
+    columns_at_once = min(128, power_of_two(columns))
+    quads_at_once = min(256 // columns_at_once, power_of_two(blocks(rows, 4)))
+    tiles = blocks(columns, columns_at_once) * blocks(rows, 4 * quads_at_once)
     with torch.cuda.device_of(noise):
         normal_kernel[(samples * planes * tiles,)](
             noise,
