@@ -38,8 +38,7 @@ inline uint16_t to_half(float x) {
     return static_cast<uint16_t>(x != x ? 0x7E00u : sign | result);
 }
 
-// In integers, so that rows of it become vectors.
-inline float canonical(float x) { return float_of((bits_of(x) & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC00000u : bits_of(x)); }
+inline float canonical(float x) { return x != x ? float_of(0x7FC00000u) : x; }
 
 // Calls run(pointer, read) or run(pointer, write) with the element type known, once for many elements.
 template <class F>
@@ -84,15 +83,15 @@ inline void widen_row(const float* from, double* to) {
 inline void widen_row(const float* from, float* to) { __builtin_memcpy(to, from, kLanes * sizeof(float)); }
 inline void widen_row(const double* from, double* to) { __builtin_memcpy(to, from, kLanes * sizeof(double)); }
 
-// float64 or float32 to float32 with one quiet NaN.
+// float64 or float32 to float32 with one quiet NaN. No wider than what transpose16 writes: a load across two stores that
+// are still on their way waits for both.
 template <class T>
 inline void round_row(const T* from, float* to) {
-    using I = Lanes<int32_t, 4>::Aligned;
-    using F = Lanes<float, 4>::Aligned;
-    for (int i = 0; i < kLanes; i += 4) {
-        const I bits = reinterpret_cast<I>(__builtin_convertvector(*reinterpret_cast<const typename Lanes<T, 4>::Type*>(from + i), F));
-        const I spoilt = (bits & 0x7FFFFFFF) > 0x7F800000;
-        *reinterpret_cast<Lanes<int32_t, 4>::Type*>(to + i) = (bits & ~spoilt) | (spoilt & 0x7FC00000);
+    constexpr int lanes = SK_VECTOR_BYTES == 64 ? 8 : 4;
+    using F = typename Lanes<float, lanes>::Aligned;
+    for (int i = 0; i < kLanes; i += lanes) {
+        const F y = __builtin_convertvector(*reinterpret_cast<const typename Lanes<T, lanes>::Type*>(from + i), F);
+        *reinterpret_cast<typename Lanes<float, lanes>::Type*>(to + i) = y == y ? y : F{} + float_of(0x7FC00000u);
     }
 }
 

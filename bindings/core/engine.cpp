@@ -184,7 +184,11 @@ void store_turned(const Planes& p, int64_t plane, int64_t first, int lanes, int6
     transpose16(tile, kLanes, rows, kLanes);
     writing<T>(p, [&](auto* data, auto write) {
         data += plane_offset(p, plane) + run.offset[0];
-        for (int i = 0; i < lanes; ++i) store_row(data + row_offset(p, first + i), run, write, rows + i * kLanes);
+        for (int i = 0; i < lanes; ++i) {
+            auto* const row = data + row_offset(p, first + i);
+            __builtin_prefetch(data + row_offset(p, first + kLanes + i), 1);  // the next block's
+            store_row(row, run, write, rows + i * kLanes);
+        }
     });
 }
 

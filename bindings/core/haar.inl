@@ -60,6 +60,7 @@ struct Blocks {
     const int64_t base, h;
     Run first, second;  // of pixels: 16 columns each; of bands: low and high
     bool both;          // whether there is a second run
+    bool dense;         // whether the numbers of a row are neighbours: 32 pixels, or 16 of each band
 
     Blocks(const Planes& planes, Holds holds, int64_t plane, int64_t j, int64_t rows, int64_t w)
         : p(planes), base(plane_offset(planes, plane)), h(rows) {
@@ -67,6 +68,7 @@ struct Blocks {
             first = columns_from(p, 2 * j);
             both = 2 * j + kLanes < p.columns;
             second = both ? columns_from(p, 2 * j + kLanes) : first;
+            dense = both && second.count == kLanes && first.contiguous && second.contiguous && second.offset[0] == first.offset[0] + kLanes;
             return;
         }
         both = p.columns > w;  // else LL alone
@@ -74,9 +76,17 @@ struct Blocks {
         second = both ? columns_from(p, w + j) : first;
         const int64_t left = w - j;
         first.count = second.count = static_cast<int>(left < kLanes ? left : kLanes);
+        dense = both && left >= kLanes && first.contiguous && second.contiguous;
     }
 
     void load_pixels(int64_t i, Quad& q) const {
+        if (dense) {
+            return reading(p, [&](const auto* data, auto read) {
+                const auto *const top = data + base + row_offset(p, 2 * i) + first.offset[0], *const bottom = top + below(i);
+                for (int k = 0; k < kLanes; ++k) q.a[k] = read(top[2 * k]), q.b[k] = read(top[2 * k + 1]);
+                for (int k = 0; k < kLanes; ++k) q.c[k] = read(bottom[2 * k]), q.d[k] = read(bottom[2 * k + 1]);
+            });
+        }
         double row[2][2 * kLanes];
         for (int r = 0; r < 2; ++r) {
             const int64_t line = base + row_offset(p, 2 * i + r);
@@ -88,6 +98,13 @@ struct Blocks {
     }
 
     void store_pixels(int64_t i, const Quad& q) const {
+        if (dense) {
+            return writing<double>(p, [&](auto* data, auto write) {
+                auto *const top = data + base + row_offset(p, 2 * i) + first.offset[0], *const bottom = top + below(i);
+                for (int k = 0; k < kLanes; ++k) top[2 * k] = write(q.a[k]), top[2 * k + 1] = write(q.b[k]);
+                for (int k = 0; k < kLanes; ++k) bottom[2 * k] = write(q.c[k]), bottom[2 * k + 1] = write(q.d[k]);
+            });
+        }
         double row[2][2 * kLanes];
         scatter(q, row[0], row[1]);
         for (int r = 0; r < 2; ++r) {
@@ -97,11 +114,22 @@ struct Blocks {
         }
     }
 
+    int64_t below(int64_t i) const { return row_offset(p, 2 * i + 1) - row_offset(p, 2 * i); }
+
     void load_low(int64_t i, double* to) const { load(p, base + row_offset(p, i), first, to); }
     void store_low(int64_t i, const double* from) const { store(p, base + row_offset(p, i), first, from); }
 
     void load_high(int64_t i, Quad& q) const {
         const int64_t bottom = base + row_offset(p, h + i);
+        if (dense) {
+            return reading(p, [&](const auto* data, auto read) {
+                const auto *const lh = data + base + row_offset(p, i) + second.offset[0];
+                const auto *const hl = data + bottom + first.offset[0], *const hh = data + bottom + second.offset[0];
+                for (int k = 0; k < kLanes; ++k) q.b[k] = read(lh[k]);
+                for (int k = 0; k < kLanes; ++k) q.c[k] = read(hl[k]);
+                for (int k = 0; k < kLanes; ++k) q.d[k] = read(hh[k]);
+            });
+        }
         load(p, base + row_offset(p, i), second, q.b);
         load(p, bottom, first, q.c);
         load(p, bottom, second, q.d);
@@ -109,6 +137,15 @@ struct Blocks {
 
     void store_high(int64_t i, const Quad& q) const {
         const int64_t bottom = base + row_offset(p, h + i);
+        if (dense) {
+            return writing<double>(p, [&](auto* data, auto write) {
+                auto *const lh = data + base + row_offset(p, i) + second.offset[0];
+                auto *const hl = data + bottom + first.offset[0], *const hh = data + bottom + second.offset[0];
+                for (int k = 0; k < kLanes; ++k) lh[k] = write(q.b[k]);
+                for (int k = 0; k < kLanes; ++k) hl[k] = write(q.c[k]);
+                for (int k = 0; k < kLanes; ++k) hh[k] = write(q.d[k]);
+            });
+        }
         store(p, base + row_offset(p, i), second, q.b);
         store(p, bottom, first, q.c);
         store(p, bottom, second, q.d);
