@@ -2,7 +2,7 @@
 """Decomposable flow matching against its peers at equal training compute, on small photograph crops.
 
     python -m bench.decomposable [--steps 1600] [--seeds 3]      train, sample, append rows to bench/results/
-    python -m bench.decomposable --plot                          the picture of those rows
+    python -m bench.decomposable --plot                          their picture and the tables of docs/decomposable.md
 
 One small transformer (2.9 M parameters, a 4 x 4 grid of tokens at every resolution, so that a training step costs the
 same for all; a row says how many FLOPs were spent) on grey 32 px crops: plain flow matching, a cascade (80 % of the
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import rows
+from bench.decomposable_plot import DOCUMENT, document, draw, measured
 from bench.oracles import photograph_crops
 from bench.quality import frechet, spectrum_error
 from spectral_kernels import laplacian_pyramid, noise_levels, normal
@@ -314,11 +315,6 @@ def planned(seeds: int) -> list[tuple[str, Callable[..., Iterator[Trained]], dic
     return sorted(methods, key=lambda run: run[1] not in (flow, decomposable)) + ablations
 
 
-def measured(results: Path, width: int = WIDTH) -> list[dict[str, Any]]:
-    """The rows of models of one width; the first rows do not name theirs, which was 128 (1.3 M parameters)."""
-    return [r for r in rows.read(results, "decomposable") if r.get("width", 128) == width]
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.decomposable", description=__doc__)
     parser.add_argument("--steps", type=int, default=1600, help="training steps, half of them for ablations")
@@ -329,9 +325,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--plot", action="store_true", help="draw the rows that are there")
     arguments = parser.parse_args(argv)
     if arguments.plot:
-        from bench.decomposable_plot import draw
-
-        print(draw(arguments.results))
+        print(draw(arguments.results, WIDTH))
+        if arguments.results == rows.RESULTS:
+            DOCUMENT.write_text(document(DOCUMENT.read_text(encoding="utf-8"), rows.RESULTS), encoding="utf-8")
         return 0
     images, held = photograph_crops(16384, SIDE), photograph_crops(4096, SIDE, seed=1)
     where = {**rows.circumstances("cpu"), "side": SIDE, "width": WIDTH, "batch": BATCH, "samples": arguments.samples}
@@ -340,7 +336,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, method, options, seed in planned(arguments.seeds)[share::shares]:
         marks = [arguments.steps // 4, arguments.steps // 2, arguments.steps]
         marks = marks[1:2] if options else marks
-        if any((r["method"], r["seed"], r["steps"]) == (name, seed, marks[-1]) for r in measured(arguments.results)):
+        there = measured(arguments.results, WIDTH)
+        if any((r["method"], r["seed"], r["steps"]) == (name, seed, marks[-1]) for r in there):
             continue
         torch.manual_seed(seed)
         found = []

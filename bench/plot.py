@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and tables from rows: `python -m bench.plot`. It reads rows and never measures."""
+"""Pictures and tables from rows: `python -m bench.plot`. It reads rows and never measures.
+
+`--document` makes the tables of README.md anew, each from the rows of the suite, the commit and the cases that it
+names.
+"""
 
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import rows
+from bench import rows, suites
 
 Row = dict[str, Any]
 KEY = ("device", "suite", "case", "provider", "mode")
+DOCUMENT = rows.ROOT / "README.md"
 
 
 def newest(found: Iterable[Row]) -> list[Row]:
@@ -39,6 +45,19 @@ def table(found: Sequence[Row], device: str, suite: str) -> str:
 
 def _cell(row: Row | None) -> str:
     return "" if row is None else f"{row['ms'][1]:.3g}"
+
+
+def document(text: str, found: Sequence[Row]) -> str:
+    """The text with its tables made anew."""
+
+    def of_commit(suite: str, commit: str, *cases: str) -> list[str]:
+        mine = [row for row in found if row.get("suite") == suite and (row["commit"] or "").startswith(commit)]
+        mine = newest(row for row in mine if not cases or row["case"] in cases)
+        if not mine:
+            raise ValueError(f"bench.plot: no rows of {suite} at {commit}; name a commit that has some")
+        return ["", *table(mine, mine[-1]["device"], suite).splitlines(), ""]
+
+    return rows.filled(text, {suite: partial(of_commit, suite) for suite in suites.SUITES})
 
 
 def draw(found: Sequence[Row], device: str, suite: str, path: Path) -> None:
@@ -75,8 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows")
     parser.add_argument("--out", type=Path, default=Path("build/plots"), help="folder of the pictures")
     parser.add_argument("--table", action="store_true", help="print Markdown tables instead of drawing")
+    parser.add_argument("--document", action="store_true", help="make the tables of README.md anew instead")
     arguments = parser.parse_args(argv)
-    found = newest(rows.read(arguments.results))
+    everything = list(rows.read(arguments.results))
+    if arguments.document:
+        DOCUMENT.write_text(document(DOCUMENT.read_text(encoding="utf-8"), everything), encoding="utf-8")
+        return 0
+    found = newest(everything)
     if not found:
         print(f"bench.plot: no rows in {arguments.results}; python -m bench.run measures some", file=sys.stderr)
         return 1

@@ -3,10 +3,11 @@
 
 import json
 import math
-import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from bench.rows import filled
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "schedules.md"
 COLORS = {
@@ -206,7 +207,7 @@ def column_of(point: Point) -> tuple[str, str, str]:
 
 
 def document(text: str, points: list[Point], bounds: list[dict[str, Any]]) -> str:
-    """The text with its tables, between `<!-- rows: NAME -->` and `<!-- end -->`, made anew."""
+    """The text with its tables made anew."""
     makers = {
         "summary": lambda: summary(points),
         "contests": lambda: contests(points),
@@ -214,11 +215,7 @@ def document(text: str, points: list[Point], bounds: list[dict[str, Any]]) -> st
         "bound": lambda: bound(bounds),
         "bases": lambda: bases(points),
     }
-
-    def made(match: re.Match) -> str:
-        return "\n".join([f"<!-- rows: {match[1]} -->", *makers[match[1]](), "<!-- end -->"])
-
-    return re.sub(r"<!-- rows: (\w+) -->.*?<!-- end -->", made, text, flags=re.DOTALL)
+    return filled(text, makers)
 
 
 def main_case(points: list[Point], oracle: str) -> Case | None:

@@ -5,8 +5,9 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,16 @@ def read(results: Path = RESULTS, file: str = "*") -> Iterator[dict[str, Any]]:
     for path in sorted(results.glob(f"{file}.jsonl")):
         for line in path.read_text().splitlines():
             yield json.loads(line)
+
+
+def filled(text: str, makers: Mapping[str, Callable[..., Iterable[str]]]) -> str:
+    """The text with its tables, between `<!-- rows: NAME ARGUMENTS -->` and `<!-- end -->`, made anew.
+
+    makers[NAME](*ARGUMENTS) gives the lines, from rows that are never edited; so a test can ask for them again.
+    """
+
+    def made(match: re.Match) -> str:
+        name, *arguments = match[1].split()
+        return "\n".join([f"<!-- rows: {match[1]} -->", *makers[name](*arguments), "<!-- end -->"])
+
+    return re.sub(r"<!-- rows: ([^>]+?) -->.*?<!-- end -->", made, text, flags=re.DOTALL)

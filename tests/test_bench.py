@@ -174,6 +174,14 @@ def test_plots_draw_rows(tmp_path):
     assert plot.main(["--results", str(tmp_path / "none")]) == 1
 
 
+def test_the_readme_says_what_the_rows_say():
+    given, found = plot.DOCUMENT.read_text(encoding="utf-8"), list(rows.read())
+    assert given.count("<!-- rows:") == 2
+    assert plot.document(given, found) == given
+    with pytest.raises(ValueError, match="no rows of expand at 0000000; name a commit that has some"):
+        plot.document("<!-- rows: expand 0000000 --><!-- end -->", found)
+
+
 # ---------------------------------------------------------------- make gpu
 
 

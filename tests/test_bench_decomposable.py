@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bench import decomposable, rows
+from bench.decomposable_plot import DOCUMENT, document
 from bench.oracles import photograph_crops
 
 
@@ -41,3 +42,9 @@ def test_the_jump_of_the_pyramidal_flow_leaves_white_noise():
     rest = (y - 0.5 * torch.nn.functional.interpolate(low, scale_factor=2)).flatten(1)
     covariance = rest.T @ rest / len(rest)
     assert (covariance - 0.25 * torch.eye(64)).abs().max() < 6 * 0.25 * (2 / len(rest)) ** 0.5  # six deviations
+
+
+def test_the_document_says_what_the_rows_say():
+    given = DOCUMENT.read_text(encoding="utf-8")
+    assert given.count("<!-- rows:") == 4
+    assert document(given, rows.RESULTS) == given
