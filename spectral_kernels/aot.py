@@ -111,7 +111,7 @@ def _forecast(dtype: str, count: int, aligned: bool) -> Kernel:
 
 
 # The plane products: the second term, whether its corner is zero, whether gamma E is added, the formula of the weights.
-# With ratio 1 and t 0 the formula "truncate" is 1: the transforms.
+# With the ratio 1 "truncate" is 1, the transforms, and "expand" and "lift" are those without alignment.
 PRODUCTS = {
     "expand_noise": ("noise", True, False, "expand"),
     "expand_tensor": ("tensor", True, False, "expand"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C library by ctypes: its structs, its GPU functions, and a build of it."""
+"""The C library by ctypes: its structs, its functions on a CPU and a GPU, and a build of it."""
 
 import ctypes
 import fcntl
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from spectral_kernels import dispatch, normal, selftest, weights
+from spectral_kernels import dispatch, normal, selftest, wavelets, weights
 
 ROOT = Path(__file__).parents[1]
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 OPERATIONS = {"expand": 0, "truncate": 1, "analysis": 2, "synthesis": 3, "lift": 4}
-BASES = {"dct": 0, "fft": 1}
+BASES = {"dct": 0, "fft": 1, "haar": 2}
 
 
 class Array(ctypes.Structure):
@@ -68,24 +68,25 @@ def build(folder: Path, *options: str, targets: tuple[str, ...] = ("spectral_ker
             assert done.returncode == 0, done.stdout + done.stderr
 
 
-class Gpu:
-    """sk_gpu_*() on tensors; a status that is not SK_OK raises with its words."""
+class Library:
+    """sk_*() on tensors; a status that is not SK_OK raises with its words."""
 
-    def __init__(self, library: Path, image: bytes | None = None, stream: int = 0):
+    prefix = "sk_"
+
+    def __init__(self, library: Path, threads: int = 2):
         self.c = ctypes.CDLL(str(library))
         self.c.sk_status_string.restype = c_char_p
-        self.stream = c_void_p(stream)
-        self.kernels = c_void_p()
-        size = c_int64(len(image or b""))
-        self.checked(self.c.sk_gpu_kernels_create(byref(self.kernels), image, size))
+        self.threads = threads
+        # What comes before the arguments of a function that has no plan, after those, and after those of one that has.
+        self.first, self.last, self.last_of_plan = (), (c_int32(threads),), ()
 
     def checked(self, status: int) -> None:
         if status != 0:
             words = self.c.sk_status_string(status).decode()
             raise RuntimeError(f"status {status}: {words} (CUresult {self.c.sk_gpu_driver_result()})")
 
-    def close(self) -> None:
-        self.c.sk_gpu_kernels_destroy(self.kernels)
+    def call(self, function: str, *arguments) -> None:
+        self.checked(getattr(self.c, self.prefix + function)(*arguments))
 
     def product(self, operation, out, x, other=None, *, basis="dct", t=0.0, seed=None, align=True) -> None:
         """One plan product, from [.., h, w] and what the operation takes besides into `out`."""
@@ -93,84 +94,87 @@ class Gpu:
         fine, coarse = max(sizes), min(sizes)
         if operation == "lift":
             fine, coarse = out.shape[-2:], other.shape[-2:]
-        options = PlanOptions(ctypes.sizeof(PlanOptions), OPERATIONS[operation], BASES[basis])
-        options.coarse[:], options.fine[:] = coarse, fine
+        options = PlanOptions(ctypes.sizeof(PlanOptions), OPERATIONS[operation], BASES[basis], DTYPES[out.dtype])
+        options.coarse[:], options.fine[:], options.threads = coarse, fine, self.threads
         plan = c_void_p()
-        self.checked(self.c.sk_gpu_plan_create(byref(plan), self.kernels, byref(options)))
+        self.call("plan_create", byref(plan), *self.first, byref(options))
         times = [t] if isinstance(t, float) else t
         times, count = (c_double * len(times))(*times), c_int64(len(times))
         given = [byref(array(tensor)) for tensor in (x, out)]
         try:
             if operation == "expand":
-                noise, values = Noise(ctypes.sizeof(Noise)), None
+                noise = Noise(ctypes.sizeof(Noise))
                 if seed is not None:
                     seeds = [seed] if isinstance(seed, int) else seed
                     noise.seeds, noise.seed_count = (c_int64 * len(seeds))(*seeds), len(seeds)
                 elif other is not None:
-                    values = array(other)
-                    noise.values = ctypes.pointer(values)
-                status = self.c.sk_gpu_expand(
-                    plan, given[0], times, count, byref(noise), c_int32(align), given[1], None, self.stream
-                )
+                    noise.values = ctypes.pointer(array(other))
+                values = times, count, byref(noise), c_int32(align), given[1], None
             elif operation == "truncate":
-                status = self.c.sk_gpu_truncate(plan, given[0], c_int32(align), given[1], self.stream)
+                values = times, count, c_int32(align), given[1]
             elif operation == "lift":
-                status = self.c.sk_gpu_lift(plan, given[0], byref(array(other)), times, count, given[1], self.stream)
+                values = byref(array(other)), times, count, c_int32(align), given[1]
             else:
-                status = self.c.sk_gpu_transform(plan, *given, self.stream)
-            self.checked(status)
+                operation, values = "transform", given[1:]
+            self.call(operation, plan, given[0], *values, *self.last_of_plan)
         finally:
             if out.is_cuda:
                 torch.cuda.synchronize()  # the plan's tables are in use until then
-            self.c.sk_gpu_plan_destroy(plan)
+            getattr(self.c, self.prefix + "plan_destroy")(plan)
 
     def normal(self, out, seed, stream=0) -> None:
         seeds = [seed] if isinstance(seed, int) else seed
         table = (c_int64 * len(seeds))(*seeds)
-        self.checked(
-            self.c.sk_gpu_normal(
-                self.kernels, byref(array(out)), table, c_int64(len(seeds)), c_uint32(stream), self.stream
-            )
-        )
+        count = c_int64(len(seeds))
+        self.call("normal", *self.first, byref(array(out)), table, count, c_uint32(stream), *self.last)
 
     def forecast(self, features, weights, out) -> None:
         """Weights float32 [G, K] on the host, out [G, F]."""
         pointers = (c_void_p * len(features))(*(feature.data_ptr() for feature in features))
         table = (c_float * weights.numel())(*weights.flatten().tolist())
         count, targets, size = c_int64(len(features)), c_int64(len(weights)), c_int64(out.shape[-1])
-        self.checked(
-            self.c.sk_gpu_forecast(
-                self.kernels,
-                pointers,
-                count,
-                table,
-                targets,
-                size,
-                DTYPES[out.dtype],
-                c_void_p(out.data_ptr()),
-                self.stream,
-            )
-        )
+        result = DTYPES[out.dtype], c_void_p(out.data_ptr())
+        self.call("forecast", *self.first, pointers, count, table, targets, size, *result, *self.last)
 
 
-def golden_rows() -> list[dict]:
-    """The test vectors that the C functions and the classes of `spectral_kernels.aot` serve."""
-    return [row for row in selftest.vectors() if _served(row)]
+class Gpu(Library):
+    """sk_gpu_*()."""
+
+    prefix = "sk_gpu_"
+
+    def __init__(self, library: Path, image: bytes | None = None, stream: int = 0):
+        super().__init__(library)
+        self.kernels = c_void_p()
+        self.first, self.last, self.last_of_plan = (self.kernels,), (c_void_p(stream),), (c_void_p(stream),)
+        self.call("kernels_create", byref(self.kernels), image, c_int64(len(image or b"")))
+
+    def close(self) -> None:
+        self.c.sk_gpu_kernels_destroy(self.kernels)
 
 
-def _served(row: dict) -> bool:
+def golden_rows(gpu: bool) -> list[dict]:
+    """The test vectors that the C functions serve, those on a GPU with the classes of `spectral_kernels.aot`."""
+    return [row for row in selftest.vectors() if _served(row, gpu)]
+
+
+def _served(row: dict, gpu: bool) -> bool:
     if row["dtype"] == "float64" or row.get("encoding") or row.get("weights") == "moments":
         return False
     if row["op"] in ("normal", "forecast"):
         return True
-    if row["op"] not in selftest.PLANE_OPS or max(row["size"]) > 256:
+    if row["op"] not in selftest.PLANE_OPS or _basis(row) not in BASES:
         return False
-    # A truncation that moves the time, and a lift without alignment, are Python's alone.
-    timed = row["op"].endswith("truncate") and row.get("t", 0.0) != 0.0
-    return not timed and (row["op"] != "spectral_lift" or row.get("align", True))
+    fine, coarse = (max(row["shape"][-2:], row["size"]), min(row["shape"][-2:], row["size"]))
+    local = wavelets.local_levels(_basis(row), tuple(fine), tuple(coarse))
+    return not gpu or (max(fine) <= 256 and not local)
 
 
-def golden_result(gpu: Gpu, row: dict, device: torch.device) -> torch.Tensor:
+def _basis(row: dict) -> str:
+    default = {"dwt": "haar", "fft": "fft"}.get(row["op"][:3], "dct")
+    return row.get("basis", default)
+
+
+def golden_result(library: Library, row: dict, device: torch.device) -> torch.Tensor:
     """A test vector, computed by the C library."""
     dtype = getattr(torch, row["dtype"])
 
@@ -181,29 +185,29 @@ def golden_result(gpu: Gpu, row: dict, device: torch.device) -> torch.Tensor:
     op, t = row["op"], row.get("t", 0.0)
     if op == "normal":
         out = torch.empty(row["shape"], dtype=dtype, device=device)
-        gpu.normal(out if out.dim() > 1 else out[None], row["seed"], row["stream"])
+        library.normal(out if out.dim() > 1 else out[None], row["seed"], row["stream"])
         return out
     if op == "forecast":
         steps, maker = row["steps"], getattr(weights, f"{row['weights']}_weights")
         features = [drawn([row["size"]], k, torch.float32).to(dtype) for k in range(len(steps))]
         out = torch.empty((len(row["targets"]), row["size"]), dtype=dtype, device=device)
-        gpu.forecast(features, maker(steps, row["targets"], row["num_steps"]), out)
+        library.forecast(features, maker(steps, row["targets"], row["num_steps"]), out)
         return out
     x = drawn(row["shape"], 7)
     out = torch.empty([*row["shape"][:-2], *row["size"]], dtype=dtype, device=device)
     other = drawn(out.shape, 8) if row.get("noise") or op == "spectral_lift" else None
-    basis = row.get("basis", op[:3] if op[:3] in BASES else "dct")
+    basis = _basis(row)
     if op in ("dctn", "idctn"):
-        gpu.product("analysis" if op == "dctn" else "synthesis", out, x)
+        library.product("analysis" if op == "dctn" else "synthesis", out, x)
     elif op == "spectral_lift":
         z, v = (x, other) if x.shape[-1] >= other.shape[-1] else (other, x)
         out = torch.empty_like(z)
-        gpu.product("lift", out, z, v, basis=basis, t=t)
+        library.product("lift", out, z, v, basis=basis, t=t, align=row.get("align", True))
     elif op.endswith("truncate"):
-        gpu.product("truncate", out, x, basis=basis, align=row.get("normalize", True))
+        library.product("truncate", out, x, basis=basis, t=t, align=row.get("normalize", True))
     else:
         align = row.get("align", True)
-        gpu.product("expand", out, x, other, basis=basis, t=t, seed=row.get("seed"), align=align)
+        library.product("expand", out, x, other, basis=basis, t=t, seed=row.get("seed"), align=align)
     return out
 
 

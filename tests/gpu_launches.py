@@ -138,6 +138,11 @@ def plane_cases(gpu: capi.Gpu, dtype: torch.dtype, coarse, fine):
         lambda: run("down", "", "truncate", coarse, small, high, None, None, 0.0),
     )
     yield (
+        "truncate a state",
+        lambda: gpu.product("truncate", small, high, t=0.7),
+        lambda: run("down", "", "truncate", coarse, small, high, None, None, 0.7),
+    )
+    yield (
         "transform",
         lambda: gpu.product("analysis", out, high),
         lambda: run("analysis", "", "one", fine, out, high, None, None, 0.0),
@@ -246,9 +251,9 @@ def main(library: str, fake: str) -> None:
     for plan in kept:
         destroy(plan)
     # The test vectors, which wait for a GPU: here only that every one of them is launched.
-    for row in capi.golden_rows():
+    for row in capi.golden_rows(gpu=True):
         written["golden"] += len(recorded(lambda row=row: capi.golden_result(gpu, row, torch.device("cpu")))) > 0
-    written["vectors"] = len(capi.golden_rows())
+    written["vectors"] = len(capi.golden_rows(gpu=True))
     gpu.close()
     written["alive"] = [state.allocations]
     json.dump(written, sys.stdout)

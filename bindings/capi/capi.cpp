@@ -63,13 +63,14 @@ sk_status run(const sk_plan& plan, const Job& job) {
     return SK_OK;
 }
 
-// y = alpha times the first term.
-sk_status single_term(const sk_plan* plan, const sk_array* x, const sk_array* y, double alpha, bool down) {
-    Job job = job_of(*plan);
-    SK_TRY(checked_single(plan->grids, x, y, down, job));
-    const double weights[3] = {alpha, 0, 0};
-    job.weights = weights;
-    return run(*plan, job);
+// weigh(t, u, weights) fills in alpha, beta and gamma at each time, u = 1 + (ratio - 1) t.
+template <class Weigh>
+sk_status run_at(const sk_plan& plan, Job& job, const double* t, int64_t t_count, double ratio, const Weigh& weigh) {
+    std::vector<double> weights(3 * t_count);
+    for (int64_t b = 0; b < t_count; ++b) weigh(t[b], 1.0 + (ratio - 1.0) * t[b], weights.data() + 3 * b);
+    job.weights = weights.data();
+    job.weight_stride = t_count == 1 ? 0 : 3;
+    return run(plan, job);
 }
 
 }  // namespace
@@ -91,7 +92,7 @@ const char* sk_status_string(int32_t status) {
         case SK_WRONG_PLAN: return "the plan was made for another operation";
         case SK_MISALIGNED: return "an array, or times, seeds or weights, is not aligned to its element size";
         case SK_OVERLAP: return "an output overlaps an input, another output or itself";
-        case SK_BAD_TIME: return "t must be in [0, 1] (sk_lift: in (0, 1]), one of it or one per sample";
+        case SK_BAD_TIME: return "t must be in [0, 1] (sk_lift: in (0, 1]; sk_truncate without normalisation: 0), one of it or one per sample";
         case SK_BAD_SEED: return "seeds must be 0 <= seed < 2^63, also seed + sample; one of it or one per sample";
         case SK_NO_NOISE: return "t > 0 needs noise, either from seeds or from an array";
         case SK_OUT_OF_MEMORY: return "out of memory";
@@ -178,47 +179,49 @@ sk_status sk_expand(const sk_plan* plan, const sk_array* x, const double* t, int
         Job job = job_of(*plan);
         SK_TRY(checked_expand(plan->grids, x, t, t_count, noise, y, aligned, job));
         job.has_second = job.has_second || job.spectral;  // the one synthesis is the second term's
-        const double ratio = plan->grids.ratio();
-        std::vector<double> weights(3 * t_count);
-        for (int64_t b = 0; b < t_count; ++b) {
-            const double divisor = 1.0 + (ratio - 1.0) * t[b];
-            weights[3 * b] = align ? ratio / divisor : 1.0;
-            weights[3 * b + 1] = t[b];
-        }
-        job.weights = weights.data();
-        job.weight_stride = t_count == 1 ? 0 : 3;
-        SK_TRY(run(*plan, job));
+        const double ratio = align ? plan->grids.ratio() : 1.0;
+        SK_TRY(run_at(*plan, job, t, t_count, ratio, [&](double time, double u, double* weights) {
+            weights[0] = ratio / u;
+            weights[1] = time;
+        }));
         sk::align(plan->grids, t, t_count, align, aligned);
         return SK_OK;
     });
 }
 
-sk_status sk_truncate(const sk_plan* plan, const sk_array* x, int32_t normalize, const sk_array* y) {
+sk_status sk_truncate(const sk_plan* plan, const sk_array* x, const double* t, int64_t t_count, int32_t normalize, const sk_array* y) {
     SK_TRY(usable(plan, {SK_TRUNCATE}));
-    return guarded([&] { return single_term(plan, x, y, normalize ? 1.0 / plan->grids.ratio() : 1.0, true); });
+    return guarded([&]() -> sk_status {
+        Job job = job_of(*plan);
+        SK_TRY(checked_truncate(plan->grids, x, t, t_count, normalize, y, job));
+        const double ratio = normalize ? plan->grids.ratio() : 1.0, clean = 0;
+        return run_at(*plan, job, t ? t : &clean, t ? t_count : 1, ratio, [&](double, double u, double* weights) { weights[0] = u / ratio; });
+    });
 }
 
 sk_status sk_transform(const sk_plan* plan, const sk_array* x, const sk_array* y) {
     SK_TRY(usable(plan, {SK_ANALYSIS, SK_SYNTHESIS}));
-    return guarded([&] { return single_term(plan, x, y, 1.0, false); });
+    return guarded([&]() -> sk_status {
+        Job job = job_of(*plan);
+        SK_TRY(checked_single(plan->grids, x, y, false, job));
+        const double weights[3] = {1, 0, 0};
+        job.weights = weights;
+        return run(*plan, job);
+    });
 }
 
-sk_status sk_lift(const sk_plan* plan, const sk_array* z, const sk_array* v, const double* t, int64_t t_count, const sk_array* y) {
+sk_status sk_lift(const sk_plan* plan, const sk_array* z, const sk_array* v, const double* t, int64_t t_count, int32_t align,
+                  const sk_array* y) {
     SK_TRY(usable(plan, {SK_LIFT}));
     return guarded([&]() -> sk_status {
         Job job = job_of(*plan);
         SK_TRY(checked_lift(plan->grids, z, v, t, t_count, y, job));
-        const double ratio = plan->grids.ratio();
-        std::vector<double> weights(3 * t_count);
-        for (int64_t b = 0; b < t_count; ++b) {
-            const double divisor = 1.0 + (ratio - 1.0) * t[b], gamma = 1.0 / (ratio * t[b] / divisor);
-            weights[3 * b] = divisor;
-            weights[3 * b + 1] = -gamma;
-            weights[3 * b + 2] = gamma;
-        }
-        job.weights = weights.data();
-        job.weight_stride = t_count == 1 ? 0 : 3;
-        return run(*plan, job);
+        const double ratio = align ? plan->grids.ratio() : 1.0;
+        return run_at(*plan, job, t, t_count, ratio, [&](double time, double u, double* weights) {
+            weights[2] = 1.0 / (ratio * time / u);
+            weights[1] = -weights[2];
+            weights[0] = u;
+        });
     });
 }
 

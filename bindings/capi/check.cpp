@@ -232,6 +232,18 @@ sk_status checked_single(const Grids& grids, const sk_array* x, const sk_array* 
     return apart(job.out, job.x);
 }
 
+sk_status checked_truncate(const Grids& grids, const sk_array* x, const double* t, int64_t t_count, bool normalizes,
+                           const sk_array* y, Job& job) {
+    SK_TRY(checked_single(grids, x, y, true, job));
+    if (!t && t_count == 0) return SK_OK;
+    Bytes times;
+    SK_TRY(checked_times(t, t_count, job.out.samples, true, times));
+    for (int64_t b = 0; b < t_count && !normalizes; ++b) {
+        if (t[b] != 0) return SK_BAD_TIME;
+    }
+    return apart(job.out, times);
+}
+
 sk_status checked_lift(const Grids& grids, const sk_array* z, const sk_array* v, const double* t, int64_t t_count,
                        const sk_array* y, Job& job) {
     SK_TRY(checked(y, true, job.out));

@@ -73,6 +73,9 @@ sk_status checked_options(const sk_plan_options* options, Grids& grids);
 sk_status checked_expand(const Grids& grids, const sk_array* x, const double* t, int64_t t_count, const sk_noise* noise,
                          const sk_array* y, const double* aligned, Job& job);
 sk_status checked_single(const Grids& grids, const sk_array* x, const sk_array* y, bool down, Job& job);
+// Null is fine for `t` where there are none.
+sk_status checked_truncate(const Grids& grids, const sk_array* x, const double* t, int64_t t_count, bool normalizes,
+                           const sk_array* y, Job& job);
 sk_status checked_lift(const Grids& grids, const sk_array* z, const sk_array* v, const double* t, int64_t t_count,
                        const sk_array* y, Job& job);
 

@@ -187,12 +187,7 @@ sk_status usable(const sk_gpu_plan* plan, std::initializer_list<sk_operation> op
     return std::find(operations.begin(), operations.end(), plan->operation) == operations.end() ? SK_WRONG_PLAN : SK_OK;
 }
 
-sk_status single_term(const sk_gpu_plan& plan, const sk_array* x, const sk_array* y, double divisor, bool down, void* stream) {
-    Job job;
-    SK_TRY(checked_single(plan.grids, x, y, down, job));
-    const double t = 0;
-    return run(plan, "single", job, {&t, 1, divisor}, stream);
-}
+constexpr double kClean = 0;
 
 sk_status upload(const Driver& driver, Basis basis, Kind kind, int64_t fine, int64_t coarse, uint64_t& table) {
     Values values = table_values(basis, kind, fine, coarse);
@@ -275,23 +270,32 @@ sk_status sk_gpu_expand(const sk_gpu_plan* plan, const sk_array* x, const double
     });
 }
 
-sk_status sk_gpu_truncate(const sk_gpu_plan* plan, const sk_array* x, int32_t normalize, const sk_array* y, void* stream) {
+sk_status sk_gpu_truncate(const sk_gpu_plan* plan, const sk_array* x, const double* t, int64_t t_count, int32_t normalize,
+                          const sk_array* y, void* stream) {
     SK_TRY(usable(plan, {SK_TRUNCATE}));
-    return guarded([&] { return single_term(*plan, x, y, normalize ? plan->grids.ratio() : 1.0, true, stream); });
+    return guarded([&]() -> sk_status {
+        Job job;
+        SK_TRY(checked_truncate(plan->grids, x, t, t_count, normalize, y, job));
+        return run(*plan, "single", job, {t ? t : &kClean, t ? t_count : 1, normalize ? plan->grids.ratio() : 1.0}, stream);
+    });
 }
 
 sk_status sk_gpu_transform(const sk_gpu_plan* plan, const sk_array* x, const sk_array* y, void* stream) {
     SK_TRY(usable(plan, {SK_ANALYSIS, SK_SYNTHESIS}));
-    return guarded([&] { return single_term(*plan, x, y, 1.0, false, stream); });
+    return guarded([&]() -> sk_status {
+        Job job;
+        SK_TRY(checked_single(plan->grids, x, y, false, job));
+        return run(*plan, "single", job, {&kClean, 1, 1.0}, stream);
+    });
 }
 
-sk_status sk_gpu_lift(const sk_gpu_plan* plan, const sk_array* z, const sk_array* v, const double* t, int64_t t_count,
+sk_status sk_gpu_lift(const sk_gpu_plan* plan, const sk_array* z, const sk_array* v, const double* t, int64_t t_count, int32_t align,
                       const sk_array* y, void* stream) {
     SK_TRY(usable(plan, {SK_LIFT}));
     return guarded([&]() -> sk_status {
         Job job;
         SK_TRY(checked_lift(plan->grids, z, v, t, t_count, y, job));
-        return run(*plan, "lift", job, {t, t_count, plan->grids.ratio()}, stream);
+        return run(*plan, "lift", job, {t, t_count, align ? plan->grids.ratio() : 1.0}, stream);
     });
 }
 

@@ -156,9 +156,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
     double aligned[32];
     std::vector<sk_status> statuses{
         sk_expand(plan, &x, times.data(), count, how & 4 ? nullptr : &noise, how & 8, &y, how & 16 ? aligned : nullptr),
-        sk_truncate(plan, &x, how & 8, &y),
+        sk_truncate(plan, &x, how & 32 ? nullptr : times.data(), how & 32 ? 0 : count, how & 8, &y),
         sk_transform(plan, &x, &y),
-        sk_lift(plan, &e, &x, times.data(), count, &y),
+        sk_lift(plan, &e, &x, times.data(), count, how & 8, &y),
         sk_normal(&y, seeds.data(), noise.seed_count, how, options.threads),
         sk_pyramid_split(&x, resample, &y, &z, options.threads),
         sk_pyramid_merge(&x, &e, resample, how & 8, &y, options.threads),

@@ -8,9 +8,9 @@
  *
  *     sk_expand      y = kappa (A_H x A_W^T + t T_H^T (mask * E) T_W)     kappa = r / u, aligned time t' = r t / u;
  *                    the mask is 0 in the corner [:h, :w]                 without alignment kappa = 1, t' = t
- *     sk_truncate    y = A_H^T x A_W / r                                  without normalisation not divided
+ *     sk_truncate    y = A_H^T x A_W / kappa                              without normalisation not divided
  *     sk_transform   y = T x T^T, or T^T x T
- *     sk_lift        v' = u (A_H v A_W^T - (L_H z L_W^T) / t') + z / t'
+ *     sk_lift        v' = u (A_H v A_W^T - (L_H z L_W^T) / t') + z / t'   without alignment u = 1, t' = t
  *
  * Beside these: noise, forecasts of features, pyramids.
  *
@@ -61,7 +61,8 @@ typedef enum sk_status {
     SK_WRONG_PLAN = 8,     /* the plan was made for another operation */
     SK_MISALIGNED = 9,     /* an array, or times, seeds or weights, is not aligned to its element size */
     SK_OVERLAP = 10,       /* an output overlaps an input, another output or itself */
-    SK_BAD_TIME = 11,      /* t is not in [0, 1] (for sk_lift: in (0, 1]), or there is neither one t nor one per sample */
+    SK_BAD_TIME = 11,      /* t is not in [0, 1] (for sk_lift: in (0, 1]; for sk_truncate without normalisation: 0), or there
+                              is neither one t nor one per sample */
     SK_BAD_SEED = 12,      /* a negative seed, seed + samples beyond 2^63, or neither one seed nor one per sample */
     SK_NO_NOISE = 13,      /* noise is needed where t > 0, from seeds or from an array, not both */
     SK_OUT_OF_MEMORY = 14, /* an allocation failed */
@@ -157,15 +158,23 @@ SK_API sk_noise sk_default_noise(void);
 SK_API sk_status sk_expand(const sk_plan *plan, const sk_array *x, const double *t, int64_t t_count, const sk_noise *noise,
                            int32_t align, const sk_array *y, double *aligned);
 
-/* x [H, W] -> y [h, w]; normalize = 1 divides by r. */
-SK_API sk_status sk_truncate(const sk_plan *plan, const sk_array *x, int32_t normalize, const sk_array *y);
+/*
+ * x [H, W] -> y [h, w]. normalize = 1 divides by kappa at the coarse time t, one or one per sample: a state in
+ * full-resolution coordinates becomes the coarse state at t. At t = 0, which a null t with t_count 0 stands for, that is the
+ * division by r with which a clean image keeps its mean. normalize = 0 takes no other t.
+ */
+SK_API sk_status sk_truncate(const sk_plan *plan, const sk_array *x, const double *t, int64_t t_count, int32_t normalize,
+                             const sk_array *y);
 
 /* x [H, W] -> y [H, W]: the spectrum (plan for SK_ANALYSIS) or the inverse (SK_SYNTHESIS). */
 SK_API sk_status sk_transform(const sk_plan *plan, const sk_array *x, const sk_array *y);
 
-/* State z [H, W] and velocity v [h, w] of the coarse model at coarse time t in (0, 1] -> velocity y [H, W]. */
+/*
+ * State z [H, W] and velocity v [h, w] of the coarse model at coarse time t in (0, 1] -> velocity y [H, W]. align = 0 is for
+ * states expanded without alignment and truncated without normalisation: u = 1, t' = t.
+ */
 SK_API sk_status sk_lift(const sk_plan *plan, const sk_array *z, const sk_array *v, const double *t, int64_t t_count,
-                         const sk_array *y);
+                         int32_t align, const sk_array *y);
 
 /* Standard normal deviates on the grid 2^-17, |x| < 6.5; the noise of sk_expand on its own. patch must be 1. */
 SK_API sk_status sk_normal(const sk_array *y, const int64_t *seeds, int64_t seed_count, uint32_t stream, int32_t threads);

@@ -57,11 +57,11 @@ SK_API void sk_gpu_plan_destroy(sk_gpu_plan *plan);
 /* As sk_expand(), sk_truncate(), sk_transform(), sk_lift(), sk_normal() and sk_forecast(). */
 SK_API sk_status sk_gpu_expand(const sk_gpu_plan *plan, const sk_array *x, const double *t, int64_t t_count,
                                const sk_noise *noise, int32_t align, const sk_array *y, double *aligned, void *stream);
-SK_API sk_status sk_gpu_truncate(const sk_gpu_plan *plan, const sk_array *x, int32_t normalize, const sk_array *y,
-                                 void *stream);
+SK_API sk_status sk_gpu_truncate(const sk_gpu_plan *plan, const sk_array *x, const double *t, int64_t t_count,
+                                 int32_t normalize, const sk_array *y, void *stream);
 SK_API sk_status sk_gpu_transform(const sk_gpu_plan *plan, const sk_array *x, const sk_array *y, void *stream);
 SK_API sk_status sk_gpu_lift(const sk_gpu_plan *plan, const sk_array *z, const sk_array *v, const double *t, int64_t t_count,
-                             const sk_array *y, void *stream);
+                             int32_t align, const sk_array *y, void *stream);
 SK_API sk_status sk_gpu_normal(const sk_gpu_kernels *kernels, const sk_array *y, const int64_t *seeds, int64_t seed_count,
                                uint32_t noise_stream, void *stream);
 SK_API sk_status sk_gpu_forecast(const sk_gpu_kernels *kernels, const void *const *features, int64_t count,

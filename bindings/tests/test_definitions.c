@@ -85,16 +85,26 @@ static void test_expand(void) {
 static void test_truncate(void) {
     sk_plan *plan = plan_of(SK_TRUNCATE);
     const sk_array in = fine_of(z), out = coarse_of(low);
-    EXPECT_STATUS(sk_truncate(plan, &in, 1, &out), SK_OK);
+    static float clean[SAMPLES][PLANES][h][w], plain[SAMPLES][PLANES][h][w];
+    const sk_array clean_out = coarse_of(clean), plain_out = coarse_of(plain);
+    const double t[SAMPLES] = {0, 0.35}, kappa = ratio / (1 + (ratio - 1) * t[1]);
+    EXPECT_STATUS(sk_truncate(plan, &in, t, SAMPLES, 1, &out), SK_OK);
+    EXPECT_STATUS(sk_truncate(plan, &in, NULL, 0, 1, &clean_out), SK_OK);
+    EXPECT_STATUS(sk_truncate(plan, &in, t, 1, 0, &plain_out), SK_OK);
     for (int i = 0; i < h; ++i) {
         for (int j = 0; j < w; ++j) {
             double sum = 0;
             for (int k = 0; k < H; ++k) {
                 for (int l = 0; l < W; ++l) sum += up(H, h, k, i) * z[1][2][k][l] * up(W, w, l, j);
             }
-            EXPECT(fabs(low[1][2][i][j] - sum / ratio) < tolerance);
+            EXPECT(fabs(low[1][2][i][j] - sum / kappa) < tolerance);
+            EXPECT(fabs(clean[1][2][i][j] - sum / ratio) < tolerance);
+            EXPECT(fabs(plain[1][2][i][j] - sum) < tolerance);
         }
     }
+    EXPECT(memcmp(low[0], clean[0], sizeof(low[0])) == 0); /* no time is the time 0 */
+    EXPECT_STATUS(sk_truncate(plan, &in, t + 1, 1, 1, &plain_out), SK_OK);
+    EXPECT(memcmp(low[1], plain[1], sizeof(low[1])) == 0 && memcmp(plain[0], clean[0], sizeof(low[0])) != 0);
     sk_plan_destroy(plan);
 }
 
@@ -119,8 +129,10 @@ static void test_transform(void) {
 static void test_lift(void) {
     sk_plan *plan = plan_of(SK_LIFT);
     const double t = 0.4, u = 1 + (ratio - 1) * t, aligned = ratio * t / u;
-    const sk_array state = fine_of(z), velocity = coarse_of(x), out = fine_of(y);
-    EXPECT_STATUS(sk_lift(plan, &state, &velocity, &t, 1, &out), SK_OK);
+    static float plain[SAMPLES][PLANES][H][W];
+    const sk_array state = fine_of(z), velocity = coarse_of(x), out = fine_of(y), plain_out = fine_of(plain);
+    EXPECT_STATUS(sk_lift(plan, &state, &velocity, &t, 1, 1, &out), SK_OK);
+    EXPECT_STATUS(sk_lift(plan, &state, &velocity, &t, 1, 0, &plain_out), SK_OK);
     const int i = 7, j = 12;
     double v = 0, l = 0;
     for (int k = 0; k < h; ++k) {
@@ -130,6 +142,7 @@ static void test_lift(void) {
         for (int m = 0; m < W; ++m) l += lowpass(H, h, i, k) * z[1][0][k][m] * lowpass(W, w, j, m);
     }
     EXPECT(fabs(y[1][0][i][j] - (u * (v - l / aligned) + z[1][0][i][j] / aligned)) < tolerance);
+    EXPECT(fabs(plain[1][0][i][j] - (v - l / t + z[1][0][i][j] / t)) < tolerance);
     sk_plan_destroy(plan);
 }
 

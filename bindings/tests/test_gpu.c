@@ -381,7 +381,7 @@ static void test_expand(void) {
     EXPECT_STATUS(sk_gpu_expand(plan, &in, t, 1, NULL, 1, &out, NULL, &stream), SK_NO_NOISE);
     EXPECT_STATUS(sk_gpu_expand(plan, &values, t, 1, &noise, 1, &out, NULL, &stream), SK_WRONG_SHAPE);
     EXPECT_STATUS(sk_gpu_expand(plan, &in, t, 1, &noise, 1, &values, NULL, &stream), SK_OVERLAP);
-    EXPECT_STATUS(sk_gpu_truncate(plan, &values, 1, &in, &stream), SK_WRONG_PLAN);
+    EXPECT_STATUS(sk_gpu_truncate(plan, &values, NULL, 0, 1, &in, &stream), SK_WRONG_PLAN);
     out.dtype = SK_FLOAT16;
     EXPECT_STATUS(sk_gpu_expand(plan, &in, t, 1, &noise, 1, &out, NULL, &stream), SK_NO_KERNEL);
     in.dtype = values.dtype = SK_FLOAT16;
@@ -407,22 +407,30 @@ static void test_others(void) {
     const sk_array high = sk_contiguous(z, SK_FLOAT32, SAMPLES, PLANES, H, W);
     const sk_array out = sk_contiguous(y, SK_FLOAT32, SAMPLES, PLANES, H, W);
     sk_gpu_plan *down = plan_of(SK_TRUNCATE), *analysis = plan_of(SK_ANALYSIS), *lift = plan_of(SK_LIFT);
-    const double t = 0.5;
+    const double t = 0.5, times[SAMPLES] = {0, 0.25, 0.75};
     cuda->launch_count = 0;
-    EXPECT_STATUS(sk_gpu_truncate(down, &high, 1, &low, &stream), SK_OK);
+    EXPECT_STATUS(sk_gpu_truncate(down, &high, NULL, 0, 1, &low, &stream), SK_OK);
     EXPECT(launched("single", 1, SAMPLES * PLANES, 2));
     EXPECT(passed(0, 8) == (uintptr_t)z && passed(1, 8) == (uintptr_t)x);
     EXPECT(passed(2, 8) == bits_of(0.0) && passed(3, 8) == bits_of(2.0) && passed(8, 4) == H);
-    EXPECT_STATUS(sk_gpu_truncate(down, &high, 0, &low, &stream), SK_OK);
+    EXPECT_STATUS(sk_gpu_truncate(down, &high, NULL, 0, 0, &low, &stream), SK_OK);
     EXPECT(passed(3, 8) == bits_of(1.0));
+    EXPECT_STATUS(sk_gpu_truncate(down, &high, &t, 1, 1, &low, &stream), SK_OK);
+    EXPECT(launched("single", 3, SAMPLES * PLANES, 2));
+    EXPECT(passed(2, 8) == bits_of(0.5) && passed(3, 8) == bits_of(2.0));
+    EXPECT_STATUS(sk_gpu_truncate(down, &high, times, SAMPLES, 1, &low, &stream), SK_OK);
+    EXPECT(launched("single", 3 + SAMPLES, PLANES, 2));
+    EXPECT(passed(2, 8) == bits_of(0.75) && passed(0, 8) == (uintptr_t)z[2] && passed(1, 8) == (uintptr_t)x[2]);
+    EXPECT_STATUS(sk_gpu_truncate(down, &high, &t, 1, 0, &low, &stream), SK_BAD_TIME);
+    EXPECT_STATUS(sk_gpu_truncate(down, &high, NULL, 1, 1, &low, &stream), SK_NULL_POINTER);
     EXPECT_STATUS(sk_gpu_transform(analysis, &high, &out, &stream), SK_OK);
-    EXPECT(launched("single", 3, SAMPLES * PLANES, 3));
+    EXPECT(launched("single", 4 + SAMPLES, SAMPLES * PLANES, 3));
     EXPECT(passed(3, 8) == bits_of(1.0));
     EXPECT_STATUS(sk_gpu_transform(down, &high, &out, &stream), SK_WRONG_PLAN);
     /* Its class wants more shared memory than this GPU has. */
-    EXPECT_STATUS(sk_gpu_lift(lift, &high, &low, &t, 1, &out, &stream), SK_NO_KERNEL);
-    EXPECT_STATUS(sk_gpu_lift(analysis, &high, &low, &t, 1, &out, &stream), SK_WRONG_PLAN);
-    EXPECT_STATUS(sk_gpu_lift(lift, &low, &high, &t, 1, &out, &stream), SK_WRONG_SHAPE);
+    EXPECT_STATUS(sk_gpu_lift(lift, &high, &low, &t, 1, 1, &out, &stream), SK_NO_KERNEL);
+    EXPECT_STATUS(sk_gpu_lift(analysis, &high, &low, &t, 1, 1, &out, &stream), SK_WRONG_PLAN);
+    EXPECT_STATUS(sk_gpu_lift(lift, &low, &high, &t, 1, 1, &out, &stream), SK_WRONG_SHAPE);
     sk_gpu_plan_destroy(down);
     sk_gpu_plan_destroy(analysis);
     sk_gpu_plan_destroy(lift);
@@ -441,6 +449,32 @@ static void test_others(void) {
     EXPECT_STATUS(sk_gpu_normal(kernels, &noise, seeds, 2, 3, &stream), SK_BAD_SEED);
     noise.planes = 1; /* not contiguous any more */
     EXPECT_STATUS(sk_gpu_normal(kernels, &noise, seeds, 1, 3, &stream), SK_NO_KERNEL);
+}
+
+/* On a GPU with more shared memory than any has today. */
+static void test_lift(void) {
+    sk_gpu_kernels *const usual = kernels;
+    const int32_t most = cuda->most_shared;
+    cuda->most_shared = 300000;
+    EXPECT_STATUS(sk_gpu_kernels_create(&kernels, image, (int64_t)size), SK_OK);
+    sk_gpu_plan *lift = plan_of(SK_LIFT);
+    const sk_array low = sk_contiguous(x, SK_FLOAT32, SAMPLES, PLANES, h, w), high = sk_contiguous(z, SK_FLOAT32, SAMPLES, PLANES, H, W);
+    const sk_array out = sk_contiguous(y, SK_FLOAT32, SAMPLES, PLANES, H, W);
+    const double t = 0.5, zero = 0;
+    cuda->launch_count = 0;
+    EXPECT_STATUS(sk_gpu_lift(lift, &high, &low, &t, 1, 1, &out, &stream), SK_OK);
+    EXPECT(launched("lift", 1, SAMPLES * PLANES, 3));
+    EXPECT(passed(0, 8) == (uintptr_t)x && passed(1, 8) == (uintptr_t)y && passed(15, 8) == (uintptr_t)z);
+    EXPECT(passed(2, 8) == bits_of(0.5) && passed(3, 8) == bits_of(2.0));
+    EXPECT_STATUS(sk_gpu_lift(lift, &high, &low, &t, 1, 0, &out, &stream), SK_OK);
+    EXPECT(launched("lift", 2, SAMPLES * PLANES, 3));
+    EXPECT(passed(2, 8) == bits_of(0.5) && passed(3, 8) == bits_of(1.0)); /* u = 1, t' = t */
+    EXPECT_STATUS(sk_gpu_lift(lift, &high, &low, &zero, 1, 0, &out, &stream), SK_BAD_TIME);
+    EXPECT(cuda->launch_count == 2);
+    sk_gpu_plan_destroy(lift);
+    sk_gpu_kernels_destroy(kernels);
+    kernels = usual;
+    cuda->most_shared = most;
 }
 
 static void test_forecast(void) {
@@ -488,6 +522,7 @@ int main(void) {
     test_plans();
     test_expand();
     test_others();
+    test_lift();
     test_forecast();
     sk_gpu_kernels_destroy(kernels);
     EXPECT(cuda->modules == 0 && cuda->allocations == 0);

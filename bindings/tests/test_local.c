@@ -56,7 +56,7 @@ static void haar_of_two_levels(void) {
     const sk_array out = sk_contiguous(twice, SK_FLOAT32, 1, 1, fine_rows, fine_columns);
     const sk_array low_out = sk_contiguous(means, SK_FLOAT32, 1, 1, rows, columns);
     EXPECT_STATUS(sk_transform(analysis, &in, &out), SK_OK);
-    EXPECT_STATUS(sk_truncate(down, &in, 0, &low_out), SK_OK);
+    EXPECT_STATUS(sk_truncate(down, &in, NULL, 0, 0, &low_out), SK_OK);
     /* Whole numbers below 2^20: all sums are exact. */
     for (int i = 0; i < 6; ++i) {
         for (int j = 0; j < 10; ++j) {
@@ -82,9 +82,18 @@ static void test_haar(void) {
     sk_plan *analysis = haar_plan(SK_ANALYSIS, h, w), *synthesis = haar_plan(SK_SYNTHESIS, h, w);
     sk_plan *down = haar_plan(SK_TRUNCATE, h, w), *up = haar_plan(SK_EXPAND, h, w), *lift = haar_plan(SK_LIFT, h, w);
     const sk_array in = fine_of(x), out = fine_of(y), back = fine_of(again), small = coarse_of(low);
+    const double later = 0.5; /* u = 1.5: divided by 4 / 3 */
+    EXPECT_STATUS(sk_truncate(down, &in, &later, 1, 1, &small), SK_OK);
+    for (int i = 0; i < h; ++i) {
+        for (int j = 0; j < w; ++j) {
+            const double a = x[1][2][2 * i][2 * j], b = x[1][2][2 * i][2 * j + 1];
+            const double c = x[1][2][2 * i + 1][2 * j], d = x[1][2][2 * i + 1][2 * j + 1];
+            EXPECT(low[1][2][i][j] == rounded(0.75 * (((a + c) + (b + d)) / 2)));
+        }
+    }
     EXPECT_STATUS(sk_transform(analysis, &in, &out), SK_OK);
     EXPECT_STATUS(sk_transform(synthesis, &out, &back), SK_OK);
-    EXPECT_STATUS(sk_truncate(down, &in, 0, &small), SK_OK);
+    EXPECT_STATUS(sk_truncate(down, &in, NULL, 0, 0, &small), SK_OK);
     for (int i = 0; i < h; ++i) {
         for (int j = 0; j < w; ++j) {
             const double a = x[1][2][2 * i][2 * j], b = x[1][2][2 * i][2 * j + 1];
@@ -122,14 +131,17 @@ static void test_haar(void) {
     EXPECT_STATUS(sk_expand(up, &small, &t, 1, &drawn, 1, &to, NULL), SK_OK);
     EXPECT(memcmp(seeded, y, sizeof(y)) == 0);
 
-    EXPECT_STATUS(sk_lift(lift, &in, &small, &t, 1, &out), SK_OK);
+    EXPECT_STATUS(sk_lift(lift, &in, &small, &t, 1, 1, &out), SK_OK);
+    EXPECT_STATUS(sk_lift(lift, &in, &small, &t, 1, 0, &to), SK_OK);
     const double gamma = 1 / (2 * t / u);
     for (int i = 0; i < H; ++i) {
         for (int j = 0; j < W; ++j) {
             const float(*block)[W] = &x[1][0][i / 2 * 2];
             double mean = 0;
             for (int n = 0; n < 4; ++n) mean += block[n / 2][j / 2 * 2 + n % 2] / 4.0;
-            EXPECT(fabs(y[1][0][i][j] - (u * (low[1][0][i / 2][j / 2] * 0.5 - gamma * mean) + gamma * x[1][0][i][j])) < 32 * 0x1p-24);
+            const double half = low[1][0][i / 2][j / 2] * 0.5;
+            EXPECT(fabs(y[1][0][i][j] - (u * (half - gamma * mean) + gamma * x[1][0][i][j])) < 32 * 0x1p-24);
+            EXPECT(fabs(seeded[1][0][i][j] - (half - mean / t + x[1][0][i][j] / t)) < 32 * 0x1p-24);
         }
     }
     sk_plan_destroy(analysis);
@@ -144,7 +156,7 @@ static void test_haar(void) {
     sk_plan *wide = haar_plan(SK_TRUNCATE, H, w);
     static float means[SAMPLES][PLANES][H][w];
     const sk_array half_out = sk_contiguous(means, SK_FLOAT32, SAMPLES, PLANES, H, w);
-    EXPECT_STATUS(sk_truncate(wide, &in, 0, &half_out), SK_OK);
+    EXPECT_STATUS(sk_truncate(wide, &in, NULL, 0, 0, &half_out), SK_OK);
     for (int i = 0; i < H; ++i) {
         for (int j = 0; j < w; ++j) {
             EXPECT(fabs(means[0][2][i][j] - (x[0][2][i][2 * j] + x[0][2][i][2 * j + 1]) * sqrt(0.5)) < 4 * 0x1p-24);
