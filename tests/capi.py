@@ -53,6 +53,17 @@ class Noise(ctypes.Structure):
     ]
 
 
+class Fit(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_int64),
+        ("num_steps", c_int64),
+        ("degree", c_int32),
+        ("reserved", c_int32),
+        ("ridge", c_double),
+        ("blend", c_double),
+    ]
+
+
 def build(folder: Path, *options: str, targets: tuple[str, ...] = ("spectral_kernels",)) -> None:
     """Configure and build the library below the checkout; one process at a time, and only what is out of date."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,6 +146,24 @@ class Library:
         count, targets, size = c_int64(len(features)), c_int64(len(weights)), c_int64(out.shape[-1])
         result = DTYPES[out.dtype], c_void_p(out.data_ptr())
         self.call("forecast", *self.first, pointers, count, table, targets, size, *result, *self.last)
+
+    def weights(self, kind, steps, targets, num_steps, width, *, degree, ridge=0.1, blend=0.5) -> torch.Tensor:
+        """sk_chebyshev_weights() or sk_moment_weights(), [target][width]."""
+        fit = Fit(ctypes.sizeof(Fit), num_steps, degree, 0, ridge, blend)
+        out = torch.empty(len(targets), width)
+        rows = (c_double * len(steps))(*steps), c_int64(len(steps)), (c_double * len(targets))(*targets)
+        self.call(f"{kind}_weights", byref(fit), *rows, c_int64(len(targets)), c_void_p(out.data_ptr()))
+        return out
+
+    def chebyshev_row(self, step, num_steps, degree) -> torch.Tensor:
+        fit, out = Fit(ctypes.sizeof(Fit), num_steps, degree, 0, 0.1, 0.5), torch.empty(degree + 1)
+        self.call("chebyshev_row", byref(fit), c_double(step), c_void_p(out.data_ptr()))
+        return out
+
+    def evaluation_steps(self, num_steps, window, warmup, flex) -> list[int]:
+        evaluated = ctypes.create_string_buffer(num_steps)
+        self.call("evaluation_steps", c_int64(num_steps), c_double(window), c_int64(warmup), c_double(flex), evaluated)
+        return [i for i, one in enumerate(evaluated.raw) if one]
 
 
 class Gpu(Library):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C library on a CPU gives the bits of the reference: the test vectors, and the formulas that depend on a time."""
+"""The C library on a CPU gives the bits of the reference: the test vectors, the formulas that depend on a time,
+and the weights of forecasts.
+"""
 
 import shutil
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 pytest.importorskip("cmake")
 
 from reference import expand as reference
+from reference import forecast
 from spectral_kernels import selftest
 from tests import capi
 from tests.bits import assert_same_bits
@@ -83,3 +86,35 @@ def test_weights_are_those_of_python(library):
     up = out[:, 0, 0, 0].numpy().copy()
     library.product("expand", out, velocity, zeros, basis="haar", t=t)
     assert_same_bits(out[:, 0, 0, 0], kappa * up)
+
+
+# Four steps and fewer than a fit of that degree determines; whole steps and positions on the axis of the noise levels.
+FITS = [
+    {"steps": [0.0], "degree": 4},
+    {"steps": [0.0, 1.0], "degree": 0},
+    {"steps": [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 15.0, 20.0], "degree": 4},
+    {"steps": [0.0, 0.3, 2.71, 3.14, 17.7, 31.0, 32.0], "degree": 1, "ridge": 0.0, "blend": 1.0},
+    {"steps": [float(n) for n in range(24)], "degree": 17, "ridge": 1e-9, "blend": 0.3},
+    {"steps": [0.0, 2.0**-1000], "degree": 4},  # the line overflows
+]
+
+
+@pytest.mark.parametrize("fit", FITS, ids=lambda fit: f"{len(fit['steps'])}-{fit['degree']}")
+def test_weights_of_forecasts(library, fit):
+    options = {name: value for name, value in fit.items() if name != "steps"}
+    steps, goals = fit["steps"], [fit["steps"][-1], fit["steps"][-1] + 0.7, 50.0]
+    for op, row_of in (("chebyshev", forecast.chebyshev_weights), ("moment", forecast.moment_weights)):
+        with np.errstate(over="ignore"):
+            expected = np.stack([row_of(steps, goal, 50, **options) for goal in goals])
+        found = library.weights(op, steps, goals, 50, expected.shape[1], **options)
+        assert_same_bits(found, expected)
+    row = np.array(forecast.chebyshev_row(steps[-1], 50, fit["degree"])).astype(np.float32)
+    assert_same_bits(library.chebyshev_row(steps[-1], 50, fit["degree"]), row)
+
+
+# The published schedules, a fixed one, and windows whose growth ends in half a thousandth: 2.0625, 2.1875.
+@pytest.mark.parametrize("flex", [0.75, 3.0, 0.0, 0.0625, 0.1875, 0.0005, 0.1, 1e17])
+def test_evaluated_steps(library, flex):
+    for window, warmup in ((2.0, 5), (1.0, 1), (2.9375, 3), (1.0005, 2)):
+        expected = forecast.evaluation_steps(3000, window, warmup, flex)
+        assert library.evaluation_steps(3000, window, warmup, flex) == expected

@@ -96,6 +96,9 @@ const char* sk_status_string(int32_t status) {
         case SK_BAD_SEED: return "seeds must be 0 <= seed < 2^63, also seed + sample; one of it or one per sample";
         case SK_NO_NOISE: return "t > 0 needs noise, either from seeds or from an array";
         case SK_OUT_OF_MEMORY: return "out of memory";
+        case SK_BAD_STEP: return "steps must ascend in [0, num_steps], targets lie from the last of them to num_steps";
+        case SK_BAD_OPTION: return "an option of a forecast lies outside of its range: degree, ridge, blend, window, warmup or flex";
+        case SK_SINGULAR: return "the steps do not determine the fit; take a larger ridge, a lower degree or more steps";
         case SK_NO_DRIVER: return "there is no CUDA driver (libcuda.so.1), or no GPU, on this machine";
         case SK_NO_CONTEXT: return "this thread has no CUDA context; make one current, for instance by cudaFree(0)";
         case SK_BAD_IMAGE: return "not an image that spectral_kernels.aot of this version wrote, or none is embedded";

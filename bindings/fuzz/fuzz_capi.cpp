@@ -189,6 +189,28 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
             statuses.push_back(sk_forecast(features, count, how & 4 ? nullptr : weights, runs, size, dtype, at[0], options.threads));
         }
     }
+    // Fits of few steps; at[0] has room for eight targets of the largest degree, wherever it begins.
+    sk_fit fit = sk_default_fit();
+    fit.num_steps = in.rarely() ? in.number() : 4 * in.small();
+    fit.degree = static_cast<int32_t>(in.rarely() ? in.number() : in.take<uint8_t>() % 6);
+    if (in.rarely()) fit.ridge = in.time() - 0.125;
+    if (in.rarely()) fit.blend = in.time();
+    if (in.rarely()) fit.reserved = in.take<uint8_t>() % 2;
+    double steps[8], goals[8];
+    for (int n = 0; n < 8; ++n) {
+        steps[n] = in.rarely() ? in.time() : (n > 0 ? steps[n - 1] : 0) + in.small() / 8.0;
+        goals[n] = static_cast<double>(fit.num_steps) * (in.rarely() ? in.time() : 1.0);
+    }
+    const int64_t known = in.rarely() ? in.number() : in.take<uint8_t>() % 8 + 1, asked = in.rarely() ? in.number() : in.take<uint8_t>() % 4;
+    if ((known <= 8 || known > kFar) && (asked <= 8 || asked > kFar)) {
+        auto* const row = reinterpret_cast<float*>(at[0]);
+        const double* const goal = how & 64 ? goals : times.data();
+        statuses.push_back(sk_chebyshev_weights(&fit, steps, known, goal, asked, row));
+        statuses.push_back(sk_moment_weights(how & 4 ? nullptr : &fit, steps, known, goal, asked, row));
+        statuses.push_back(sk_chebyshev_row(&fit, steps[3], row));
+    }
+    const int64_t run = in.rarely() ? in.number() : in.small();
+    if (run < kBytes / 2 || run > INT64_MAX / 2 + 1) statuses.push_back(sk_evaluation_steps(run, in.time() * 8, in.number(), in.time(), at[2]));
     for (const sk_status status : statuses) {
         if (status == SK_INTERNAL || status < SK_OK || sk_status_string(status)[0] == '\0') std::abort();
     }

@@ -67,6 +67,9 @@ typedef enum sk_status {
     SK_NO_NOISE = 13,      /* noise is needed where t > 0, from seeds or from an array, not both */
     SK_OUT_OF_MEMORY = 14, /* an allocation failed */
     SK_INTERNAL = 15,      /* a defect of the library: please report it */
+    SK_BAD_STEP = 16,      /* steps do not ascend in [0, num_steps], or a target does not lie from the last of them to the end */
+    SK_BAD_OPTION = 17,    /* an option of a forecast lies outside of the range stated with it */
+    SK_SINGULAR = 18,      /* steps that do not determine the fit: a larger ridge, a lower degree or more steps will do */
     /* From spectral_kernels_gpu.h only. */
     SK_NO_DRIVER = 32,   /* no CUDA driver, or no GPU, on this machine */
     SK_NO_CONTEXT = 33,  /* the thread has no current CUDA context */
@@ -193,6 +196,50 @@ SK_API sk_status sk_forecast(const void *const *features, int64_t count, const f
  */
 SK_API sk_status sk_update_moments(float *moments, int64_t count, const void *feature, const float *row, int64_t size,
                                    int32_t dtype, int32_t threads);
+
+/* The largest degree of a fit. */
+#define SK_MAX_DEGREE 255
+
+typedef struct sk_fit {
+    int64_t struct_size;
+    int64_t num_steps; /* of the run, at least 1; sk_default_fit() leaves it 0 */
+    int32_t degree;    /* 4; highest polynomial, 0 to SK_MAX_DEGREE */
+    int32_t reserved;  /* 0 */
+    double ridge;      /* 0.1; regularisation, at least 0; with 0, degree + 1 steps are needed */
+    double blend;      /* 0.5; share of the fit in [0, 1], the rest is the line through the last two features */
+} sk_fit;
+
+SK_API sk_fit sk_default_fit(void);
+
+/*
+ * The weights [target][step] of sk_forecast: for each target
+ *
+ *     w = blend Phi (Phi^T Phi + ridge I)^-1 phi(target) + (1 - blend) line
+ *     phi(x) = [T_0(tau) ... T_degree(tau)],  tau = 2 x / num_steps - 1,  the rows of Phi are phi of the steps
+ *
+ * in float64, one operation at a time in the order of reference/forecast.py, rounded once: the bits of Python's weights.
+ * `steps`, the `count` steps evaluated, ascend in [0, num_steps]; targets lie from the last of them to num_steps. They count
+ * steps, or, for a fit over the noise levels s_0 > s_1 > ... of a run, are positions num_steps (s_0 - s_i) / (s_0 - s_end).
+ */
+SK_API sk_status sk_chebyshev_weights(const sk_fit *fit, const double *steps, int64_t count, const double *targets,
+                                      int64_t target_count, float *weights);
+
+/*
+ * The same forecast over [S_0 ... S_degree, h_{K-1}, h_K], the moments that sk_update_moments keeps and the last two features:
+ * weights [target][degree + 3]. While there is one feature, h_{K-1} is left out.
+ */
+SK_API sk_status sk_moment_weights(const sk_fit *fit, const double *steps, int64_t count, const double *targets,
+                                   int64_t target_count, float *weights);
+
+/* phi(step), degree + 1 numbers: the `row` with which sk_update_moments takes in the feature of a step. */
+SK_API sk_status sk_chebyshev_row(const sk_fit *fit, double step, float *row);
+
+/*
+ * Which steps of a run are evaluated: the first `warmup`, then one when (skipped in a row + 1) is a multiple of floor(window),
+ * which grows by `flex` after each of these, kept to three decimals. evaluated [num_steps] is 1 there, else 0. window and
+ * warmup are at least 1, flex at least 0; 2, 5 and 0.75 evaluate 14 steps of 50.
+ */
+SK_API sk_status sk_evaluation_steps(int64_t num_steps, double window, int64_t warmup, double flex, uint8_t *evaluated);
 
 /*
  * Pyramids, level by level from the finest: coarse = down(x), detail = x - up(coarse); back: x = up(coarse) + detail.

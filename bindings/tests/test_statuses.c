@@ -293,7 +293,7 @@ int main(void) {
     sk_plan_destroy(plan);
     /* Every status has words of its own, and so has a number that is none. SK_OUT_OF_MEMORY and SK_INTERNAL: test_memory. */
     /* Those from SK_NO_DRIVER on: test_gpu. */
-    enum { NONE = SK_INTERNAL + 1 };
+    enum { NONE = SK_SINGULAR + 1 };
     for (int a = SK_OK; a <= SK_DRIVER_ERROR; ++a) {
         EXPECT(sk_status_string(a)[0] != '\0');
         for (int b = SK_OK; b < a; ++b) {
