@@ -42,7 +42,8 @@ bool span(const Planes& p, int64_t& below, int64_t& above) {
 bool injective(const Planes& p) {
     const auto sizes = sizes_of(p);
     std::array<std::pair<int64_t, int64_t>, 7> axes;
-    for (int axis = 0; axis < 7; ++axis) axes[axis] = {std::llabs(p.stride[axis]), sizes[axis]};
+    // The stride of an axis of one is never taken and may be any number, also one that has no magnitude.
+    for (int axis = 0; axis < 7; ++axis) axes[axis] = {sizes[axis] > 1 ? std::llabs(p.stride[axis]) : 0, sizes[axis]};
     std::sort(axes.begin(), axes.end());
     int64_t reached = 0;
     for (const auto& [stride, size] : axes) {

@@ -24,6 +24,7 @@ void haar(const Haar& job, const Isa& isa, int threads) {
     const int64_t strips = std::clamp<int64_t>(4 * threads / planes, 1, blocks);
     // LL of both terms, and three bands of noise for 16 columns.
     const int64_t step = kHaarRows * (2 * (kLanes << (job.levels - 1)) + 3 * kLanes / 2);
+    threads = static_cast<int>(std::min<int64_t>(threads, planes * strips));
     std::vector<double> memory(static_cast<std::size_t>(threads * step));
     parallel_for(planes * strips, threads, [&](int64_t number, int worker) {
         const int64_t strip = number % strips;

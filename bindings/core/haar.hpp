@@ -25,9 +25,9 @@ struct Haar {
     const double* weights = nullptr;  // alpha, beta, gamma
     int64_t weight_stride = 0;        // 3 when every sample has its own
 
-    // The coarse grid.
-    int64_t rows() const { return kind == Kind::up ? x.rows : kind == Kind::down ? out.rows : x.rows >> levels; }
-    int64_t columns() const { return kind == Kind::up ? x.columns : kind == Kind::down ? out.columns : x.columns >> levels; }
+    // The coarse grid. Always inline: a copy that a file of wide instructions leaves behind could be the one that all take.
+    [[gnu::always_inline]] int64_t rows() const { return kind == Kind::up ? x.rows : kind == Kind::down ? out.rows : x.rows >> levels; }
+    [[gnu::always_inline]] int64_t columns() const { return kind == Kind::up ? x.columns : kind == Kind::down ? out.columns : x.columns >> levels; }
 };
 
 // Levels where both sides change by the same power of two; 0 is work for tables.

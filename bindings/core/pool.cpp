@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <mutex>
-#include <system_error>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -40,8 +41,8 @@ class Pool {
         while (static_cast<int>(threads.size()) < helpers) {
             try {
                 threads.emplace_back([this, number = static_cast<int>(threads.size()), seen = started.load()] { serve(number, seen); });
-            } catch (const std::system_error&) {
-                break;  // fewer threads than asked for: slower, the same result
+            } catch (const std::exception&) {
+                break;  // no thread, or no memory for one: slower, the same result
             }
         }
         helpers = std::min(helpers, static_cast<int>(threads.size()));
@@ -165,9 +166,8 @@ void parallel_for(int64_t count, int threads, const Task& task) {
     }
     if (helpers > 0 && owner.mutex.try_lock()) {
         const std::lock_guard guard(owner.mutex, std::adopt_lock);
-        if (!owner.pool) owner.pool = new Pool;
-        owner.pool->run(count, helpers, task);
-        return;
+        if (!owner.pool) owner.pool = new (std::nothrow) Pool;
+        if (owner.pool) return owner.pool->run(count, helpers, task);
     }
     for (int64_t i = 0; i < count; ++i) task(i, 0);
 }

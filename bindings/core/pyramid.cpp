@@ -37,8 +37,8 @@ template <class F>
 void in_bands(const Planes& fine, int64_t rows, int threads, F&& run) {
     const int64_t planes = fine.samples * fine.outer * fine.inner;
     if (planes == 0 || fine.rows == 0 || fine.columns == 0) return;
-    threads = std::max(1, threads);
     const int64_t bands = std::clamp<int64_t>(fine.rows * fine.columns >> 15, 1, rows);
+    threads = static_cast<int>(std::clamp<int64_t>(threads, 1, planes * bands));
     const int64_t step = 7 * ((fine.columns + 7) / 8 * 8);
     std::vector<double> memory(static_cast<std::size_t>(threads * step));
     parallel_for(planes * bands, threads, [&](int64_t number, int worker) {

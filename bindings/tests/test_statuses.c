@@ -197,6 +197,8 @@ static void test_expand(void) {
     c.p_noise = NULL;
     c.t[0] = 0;
     EXPECT_STATUS(run(&c), SK_OK);
+    c.in.stride[1] = c.out.stride[1] = INT64_MIN; /* of an axis of one: never taken */
+    EXPECT_STATUS(run(&c), SK_OK);
     c.in.stride[1] = c.in.stride[0] = 0; /* the same plane twice, and backwards: inputs may */
     c.in.data = &x[0][h - 1][0];
     c.in.stride[2] = -w;
