@@ -3,7 +3,6 @@
 #include <cmath>
 #include <initializer_list>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "bases.hpp"
@@ -21,7 +20,7 @@ struct sk_plan {
     sk::Mode mode;
     int threads;
     const sk::Isa* isa;
-    std::optional<sk::Table> first[2], second[2];
+    std::shared_ptr<const sk::Table> first[2], second[2];
     bool spectral = false;  // an expansion of tier "fast" by cosine transforms, see Job
 };
 
@@ -155,18 +154,25 @@ sk_status sk_plan_create(sk_plan** out, const sk_plan_options* options) {
         plan->isa = &best_isa();
         const bool factorised = plan->mode == Mode::f32 && options->basis == SK_DCT;
         plan->spectral = factorised && plan->operation == SK_EXPAND;
+        const bool square = grids.fine[0] == grids.fine[1] && grids.coarse[0] == grids.coarse[1];
         for (int axis = 0; axis < 2 && grids.levels == 0; ++axis) {
-            const auto build = [&](Kind kind, std::optional<Table>& table) {
+            const auto build = [&](Kind kind, std::shared_ptr<const Table> (&tables)[2]) {
+                std::shared_ptr<const Table>& table = tables[axis];
+                if (axis == 1 && square) {
+                    table = tables[0];
+                    return;
+                }
                 if (factorised && (kind == Kind::analysis || kind == Kind::synthesis)) {
                     const bool coarse = plan->spectral && kind == Kind::analysis;
-                    table.emplace(Table::fast_dct(Mode::f32, coarse ? grids.coarse[axis] : grids.fine[axis], kind == Kind::synthesis));
+                    const int64_t n = coarse ? grids.coarse[axis] : grids.fine[axis];
+                    table = std::make_shared<const Table>(Table::fast_dct(Mode::f32, n, kind == Kind::synthesis));
                     return;
                 }
                 const Values values = table_values(static_cast<Basis>(options->basis), kind, grids.fine[axis], grids.coarse[axis]);
-                table.emplace(plan->mode, values.m, values.K, values.data.data());
+                table = std::make_shared<const Table>(plan->mode, values.m, values.K, values.data.data());
             };
-            build(plan->spectral ? Kind::analysis : kFirst[plan->operation], plan->first[axis]);
-            if (plan->operation == SK_EXPAND || plan->operation == SK_LIFT) build(kSecond[plan->operation], plan->second[axis]);
+            build(plan->spectral ? Kind::analysis : kFirst[plan->operation], plan->first);
+            if (plan->operation == SK_EXPAND || plan->operation == SK_LIFT) build(kSecond[plan->operation], plan->second);
         }
         *out = plan.release();
         return SK_OK;

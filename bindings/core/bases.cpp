@@ -164,14 +164,21 @@ Values exact_product(const Values& a, const Values& b) {
         double* const column[kSlices] = {slices_b.data() + j, slices_b.data() + size_b + j, slices_b.data() + 2 * size_b + j};
         split(b.data.data() + j, b.m, b.K, bits, column);
     }
-    for (int s = 0; s < kSlices; ++s) {
-        for (int64_t i = 0; i < a.m; ++i) {
-            double* const sum = sums.data() + s * size + i * b.K;
-            for (int p = 0; p <= s; ++p) {
-                for (int64_t k = 0; k < a.K; ++k) {
-                    const double factor = slices_a[p * size_a + i * a.K + k];
-                    const double* const row = slices_b.data() + (s - p) * size_b + k * b.K;
-                    for (int64_t j = 0; j < b.K; ++j) sum[j] += factor * row[j];
+    // All sums are exact, so any order will do: the pieces of b that a cache holds meet every row of a.
+    constexpr int64_t kDeep = 32, kWide = 512;
+    for (int64_t first = 0; first < a.K; first += kDeep) {
+        const int64_t last = std::min(first + kDeep, a.K);
+        for (int64_t left = 0; left < b.K; left += kWide) {
+            const int64_t width = std::min(kWide, b.K - left);
+            for (int64_t n = 0; n < kSlices * a.m; ++n) {
+                const int64_t i = n / kSlices, s = n % kSlices;
+                double* const sum = sums.data() + s * size + i * b.K + left;
+                for (int64_t p = 0; p <= s; ++p) {
+                    for (int64_t k = first; k < last; ++k) {
+                        const double factor = slices_a[p * size_a + i * a.K + k];
+                        const double* const row = slices_b.data() + (s - p) * size_b + k * b.K + left;
+                        for (int64_t j = 0; j < width; ++j) sum[j] += factor * row[j];
+                    }
                 }
             }
         }

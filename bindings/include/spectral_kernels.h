@@ -136,7 +136,10 @@ SK_API sk_plan_options sk_default_plan_options(void);
 
 typedef struct sk_plan sk_plan;
 
-/* Builds the tables of an operation between two grids (milliseconds at 128, seconds at 4096). *plan is null on failure. */
+/*
+ * Builds the tables of an operation between two grids, *plan is null on failure. Milliseconds at a side of 128, half a second
+ * at 1024, half a minute and 1.5 GB at 4096; twice that where the grids are not square.
+ */
 SK_API sk_status sk_plan_create(sk_plan **plan, const sk_plan_options *options);
 
 /* Null is fine. No other thread may still use the plan. */
