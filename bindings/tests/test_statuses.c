@@ -173,9 +173,9 @@ static void test_expand(void) {
     REFUSED((c.noise.seeds = NULL, c.noise.values = &c.values, c.p_aligned = (double *)(void *)z), SK_OVERLAP);
     REFUSED(c.p_aligned = (double *)(void *)seeds, SK_OVERLAP);
     REFUSED((c.t_count = 2, c.p_aligned = c.t + 1), SK_OVERLAP); /* the second time would be lost */
-    /* More planes than the noise has numbers for; nothing of them is touched. */
+    /* More planes than the noise has numbers for, where no memory is that they could overlap; nothing of them is touched. */
     REFUSED((c.in.samples = c.out.samples = 1, c.in.planes = c.out.planes = (INT64_C(1) << 32) + 1, c.in.data = (void *)64,
-             c.in.stride[1] = 0), SK_BAD_SIZE);
+             c.in.stride[1] = 0, c.out.data = (void *)(uintptr_t)(UINT64_C(1) << 62)), SK_BAD_SIZE);
     REFUSED((c.in.planes = c.out.planes = 0, c.in.samples = c.out.samples = c.t_count = INT64_MAX), SK_BAD_SIZE);
     REFUSED((c.in.planes = c.out.planes = 0, c.in.samples = c.out.samples = c.noise.seed_count = INT64_MAX), SK_BAD_SIZE);
 
