@@ -51,7 +51,7 @@ fuzz: .venv/ready-test
 	.venv/bin/cmake -S . -B build/fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
 		-DCMAKE_C_FLAGS="$(flags)" -DCMAKE_CXX_FLAGS="$(flags)" -DSPECTRAL_KERNELS_FUZZ=ON -DBUILD_TESTING=OFF
 	.venv/bin/cmake --build build/fuzz --parallel $(WORKERS)
-	build/fuzz/bindings/fuzz/fuzz_capi -len_control=0 -max_len=512 -max_total_time=$(FUZZ_SECONDS)
+	build/fuzz/bindings/fuzz/fuzz_capi -len_control=0 -max_len=512 -artifact_prefix=build/fuzz/ -max_total_time=$(FUZZ_SECONDS)
 
 # Wheel and sdist, and the package for the hub; the wheel goes into an environment of its own and tests itself there.
 # That environment sees the PyTorch of .venv, but not the package installed in it for development.
