@@ -232,6 +232,7 @@ bool sane(double weight) {
 // One element in `kShare` may be computed from its slices before a block is computed from slices as a whole: such an
 // element costs that many times what it costs in a block.
 constexpr int64_t kShare = 8;
+constexpr int64_t kAhead = 64;  // and so many more at the start, where a share says little
 
 enum class Settled { done, first_products_open, results_open };
 
@@ -321,11 +322,12 @@ Settled columns_settled(const Job& job, int64_t plane, int64_t block, Scratch& s
     }
     const bool apart = second && !joined;
 
-    int64_t left = lanes * job.out.columns / kShare;
+    int64_t left = kAhead;
     alignas(64) double extra[kLanes * kLanes];
     alignas(64) float tile[kLanes * kLanes];
     for (int64_t j = 0; j < width; j += kLanes) {
         const int count = static_cast<int>(job.out.columns - j < kLanes ? job.out.columns - j : kLanes);
+        left += lanes * count / kShare;
         if (added) load_turned(job.other, plane, first, lanes, j, extra);
         Bits open[kLanes * kVectors<double>];
         const Bits any = apart ? added ? y.tile<true, true>(j, count, extra, tile, open) : y.tile<true, false>(j, count, extra, tile, open)
