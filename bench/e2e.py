@@ -27,8 +27,8 @@ from spectral_kernels.adapters.diffusers import (
     apply_forecast,
     apply_progressive,
 )
-from spectral_kernels.adapters.diffusers.forecast import Forecaster
 from spectral_kernels.adapters.diffusers.states import States
+from spectral_kernels.forecaster import Forecaster
 
 # Its names are made at run time, which type checkers cannot follow.
 diffusers: Any = importlib.import_module("diffusers")

@@ -324,12 +324,6 @@ def test_any_module():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ForecastConfig(method="newton"), "method must be one of chebyshev"),
-        (lambda: ForecastConfig(transition="expand", storage="moments"), "needs the features as they are"),
-        (lambda: ForecastConfig(window=0.5), "window >= 1"),
-        (lambda: ForecastConfig(ridge=-1.0), "ridge"),
-        (lambda: ForecastConfig(rewarm=0), 'rewarm must be at least 1 with transition="reset", got 0'),
-        (lambda: ForecastConfig(rewarm=-1, transition="expand"), "rewarm must be at least 0"),
         (lambda: apply_forecast(torch.nn.Linear(2, 2)), "a module knows no steps"),
         (
             lambda: apply_forecast(torch.nn.Linear(2, 2), step_index=lambda: 0, num_steps=4),
@@ -339,6 +333,15 @@ def test_any_module():
             lambda: apply_forecast(Plain(), blocks=["head"], step_index=lambda: 0, num_steps=4),
             "head of Plain must be a list of blocks",
         ),
+        (
+            lambda: apply_forecast(Plain(), blocks=["body.layers"], step_index=lambda: 0, num_steps=4),
+            "Plain has no submodule body.layers",
+        ),
+        (lambda: apply_forecast(Plain(), blocks=["body.stack"], step_index=int, num_steps=0), "num_steps must be"),
+        (
+            lambda: apply_forecast(Plain(), blocks=["body.stack"], feature=2, step_index=lambda: 0, num_steps=4),
+            "feature must be None, or 0 or 1.*got 2",
+        ),
         (lambda: apply_forecast(object()), "has none of transformer"),
         (lambda: apply_forecast(family("wan_vace").pipe), "blocks of WanVACETransformer3DModel cannot be left out"),
     ],
@@ -346,6 +349,36 @@ def test_any_module():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: apply_forecast(Plain(), blocks="stack", step_index=lambda: 0, num_steps=4), "blocks must be a list"),
+        (lambda: apply_forecast(Plain(), blocks=["body.stack"], step_index=3, num_steps=4), "step_index must be a"),
+        (lambda: apply_forecast(family("flux").pipe, num_steps=4), "are of a module; FluxPipeline's scheduler"),
+    ],
+)
+def test_arguments_of_another_kind(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_a_module_is_forecast_once():
+    model, others = Plain(), {"blocks": ["body.stack"], "step_index": lambda: 0, "num_steps": STEPS}
+    with apply_forecast(model, SHORT, **others), pytest.raises(ValueError, match="Plain is forecast already"):
+        apply_forecast(model, SHORT, **others)
+    apply_forecast(model, SHORT, **others).remove()
+    made = family("flux")
+    others = {"step_index": lambda: made.pipe.scheduler.step_index or 0, "num_steps": STEPS}
+    for first, second in (("pipe", "module"), ("module", "pipe")):
+        apply = {
+            "pipe": lambda: apply_forecast(made.pipe, SHORT),
+            "module": lambda: apply_forecast(made.pipe.transformer, SHORT, **others),
+        }
+        with apply[first](), pytest.raises(ValueError, match=r"Flux.*Model is forecast already; call remove\(\)"):
+            apply[second]()
+        assert "progress_bar" not in vars(made.pipe) and not made.pipe.transformer._forward_pre_hooks
 
 
 def test_a_second_application_is_refused_and_leaves_the_first():

@@ -55,6 +55,26 @@ def test_another_pipeline_with_the_same_transformer_is_left_alone(method):
 
 
 @each
+def test_one_handle_serves_all_pipelines_around_the_same_components(method):
+    made = made_anew()
+    other = copy.copy(made)
+    other.pipe = diffusers.FluxPipeline.from_pipe(made.pipe)  # the same scheduler too
+    other.pipe.set_progress_bar_config(disable=True)
+    plain = run(made, STEPS)
+    with METHODS[method](made.pipe):
+        fast = run(made, STEPS)
+        assert_same_bits(run(other, STEPS), fast)
+        with pytest.raises(ValueError, match=r"FluxTransformer2DModel is \w+ already; .* a scheduler of its own"):
+            METHODS[method](other.pipe)
+        assert_same_bits(run(other, STEPS), fast)
+        other.pipe.scheduler = copy.deepcopy(made.pipe.scheduler)
+        assert_same_bits(run(other, STEPS), plain)
+        with METHODS[method](other.pipe):
+            assert_same_bits(run(other, STEPS), fast)
+    assert "progress_bar" not in vars(other.pipe) and not made.pipe.transformer._forward_pre_hooks
+
+
+@each
 def test_a_pipeline_is_not_kept_alive(method):
     made = flux()
     handle = METHODS[method](made.pipe)

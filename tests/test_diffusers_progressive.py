@@ -391,22 +391,6 @@ def test_what_belongs_to_the_full_grid_is_refused_in_coarse_steps_and_nothing_st
     assert_same_bits(run(made, STEPS), plain)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"basis": "walsh"}, 'basis must be "dct", "fft" or a wavelet.*got \'walsh\''),
-        ({"schedule": "late"}, "schedule must be"),
-        ({"schedule": "matched", "align": False}, "alignment"),
-        ({"scales": (1.0, 0.5)}, "scales"),
-        ({"scales": (0.5, 0.9)}, "scales"),
-        ({"transition_sigmas": [0.8, 0.6]}, "2 stages have 1 transitions"),
-    ],
-)
-def test_configuration_errors(options, message):
-    with pytest.raises(ValueError, match=message):
-        ProgressiveConfig(**options)
-
-
 def test_the_schedule_is_the_library_s_unless_named():
     default = inspect.signature(resolution_schedule).parameters["schedule"].default
     assert ProgressiveConfig().schedule == default == "respaced"

@@ -4,12 +4,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from spectral_kernels.adapters.diffusers.forecast import ForecastConfig, Forecasting, apply_forecast
+from spectral_kernels.adapters.diffusers.config import ForecastConfig, ProgressiveConfig
+from spectral_kernels.adapters.diffusers.forecast import Forecasting, apply_forecast
 from spectral_kernels.adapters.diffusers.grids import Size
 from spectral_kernels.adapters.diffusers.models import MODELS, check_forecast, check_progressive, tokens_of
 from spectral_kernels.adapters.diffusers.progressive import (
     Progressive,
-    ProgressiveConfig,
     apply_progressive,
     schedule_of,
 )
@@ -63,7 +63,7 @@ def apply_acceleration(
     first = apply_progressive(pipe, progressive)
     try:
         return Acceleration(first, apply_forecast(pipe, forecast))
-    except ValueError:
+    except Exception:
         first.remove()
         raise
 

@@ -8,11 +8,11 @@ guidance and each denoiser has a history of its own. The step is read off the sc
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
+from spectral_kernels.adapters.diffusers.config import ForecastConfig, checked
 from spectral_kernels.adapters.diffusers.grids import Arguments
 from spectral_kernels.adapters.diffusers.models import (
     Model,
@@ -22,109 +22,12 @@ from spectral_kernels.adapters.diffusers.models import (
     refuse_cache,
     unwrapped,
 )
-from spectral_kernels.adapters.diffusers.runs import Attached, Handle, Hook, Summary, positional, watch
+from spectral_kernels.adapters.diffusers.runs import Attached, Handle, Hook, Summary, positional, refuse_second, watch
 from spectral_kernels.adapters.diffusers.swap import Blocks, answer_of, feature_of
 from spectral_kernels.adapters.diffusers.transition import Grid, expand_history
-from spectral_kernels.evaluation import evaluation_steps, with_beginnings
-from spectral_kernels.forecast import chebyshev_weights, hermite_weights, linear_weights, reuse_weights, taylor_weights
 from spectral_kernels.forecaster import Forecaster
 
 OP = "apply_forecast"
-METHODS = {
-    "chebyshev": chebyshev_weights,
-    "taylor": taylor_weights,
-    "hermite": hermite_weights,
-    "linear": linear_weights,
-    "reuse": reuse_weights,
-}
-
-
-@dataclass(frozen=True)
-class ForecastConfig:
-    """Which steps are evaluated, and how the others are forecast.
-
-    Parameters
-    ----------
-    warmup, window, flex : the schedule, see `evaluation_steps`. The defaults evaluate 14 steps of 50.
-    steps : an explicit list of steps to evaluate instead, from 0 on.
-    budget : a number of evaluations instead of `flex`.
-    method : "chebyshev" (Spectrum), "taylor" (TaylorSeer), "hermite" (HiCache), "linear", "reuse" (FORA), or a weight
-        maker of your own.
-    degree, ridge, blend : of the Chebyshev fit. order : of Taylor and Hermite, default that of their weight makers.
-    storage, max_features, encoding, offload : of the features kept, see `Forecaster`. "auto" takes moments where the
-        evaluations to come would be more than they.
-    transition : what a history does when the resolution changes: "reset" begins anew, "expand" brings its features to
-        the new grid (models whose feature is one token per patch: not Z-Image, Ideogram 4 and SDXL; "features" without
-        encoding).
-    rewarm : evaluations at the beginning of a new history in the middle of a run: after a transition, or when a second
-        expert takes over. 0 only with "expand". At equal evaluations, one did best in most runs of the study in
-        bench/FORECAST.md.
-    """
-
-    warmup: int = 5
-    window: float = 2
-    flex: float = 0.75
-    steps: Sequence[int] | None = None
-    budget: int | None = None
-    method: str | Callable[..., Tensor] = "chebyshev"
-    degree: int = 4
-    ridge: float = 0.1
-    blend: float = 0.5
-    order: int | None = None
-    storage: Literal["features", "moments", "auto"] = "features"
-    max_features: int | None = None
-    encoding: str | None = None
-    offload: bool = False
-    transition: Literal["reset", "expand"] = "reset"
-    rewarm: int = 1
-
-    def __post_init__(self):
-        if isinstance(self.method, str) and self.method not in METHODS:
-            raise ValueError(f"ForecastConfig: method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        if self.transition not in ("reset", "expand"):
-            raise ValueError(f'ForecastConfig: transition must be "reset" or "expand", got {self.transition!r}')
-        if self.transition == "expand" and (self.storage != "features" or self.encoding or self.offload):
-            raise ValueError(
-                'ForecastConfig: transition="expand" needs the features as they are: storage="features" without '
-                "encoding and offload"
-            )
-        least = 0 if self.transition == "expand" else 1
-        if self.rewarm < least:
-            raise ValueError(
-                f"ForecastConfig: rewarm must be at least {least} with "
-                f'transition="{self.transition}", got {self.rewarm}'
-            )
-        self.forecaster(max(50, *(self.steps or [0])))  # options and storage are checked now, not in a run
-        if self.steps is None and self.budget is None:
-            evaluation_steps(1, self.window, self.warmup, self.flex)
-
-    def forecaster(self, num_steps: int, evaluations: int | None = None) -> Forecaster:
-        """An empty history for a run of so many steps, of which so many will be evaluated."""
-        maker = METHODS[self.method] if isinstance(self.method, str) else self.method
-        options: dict[str, Any] = {}
-        if maker is chebyshev_weights:
-            options = {"degree": self.degree, "ridge": self.ridge, "blend": self.blend}
-        elif maker in (taylor_weights, hermite_weights) and self.order is not None:
-            options = {"order": self.order}
-        return Forecaster(
-            num_steps,
-            maker,
-            self.storage,
-            max_features=self.max_features,
-            encoding=self.encoding,
-            offload=self.offload,
-            evaluations=evaluations,
-            **options,
-        )
-
-    def evaluated(self, num_steps: int, first: int = 0, begins: Sequence[int] = ()) -> list[int]:
-        """The steps that are evaluated in a run from `first` to `num_steps`, its history beginning anew at `begins`.
-
-        The schedule runs on over a new beginning; `rewarm` evaluations are added there.
-        """
-        count = num_steps - first
-        planned = evaluation_steps(count, self.window, self.warmup, self.flex, steps=self.steps, budget=self.budget)
-        return with_beginnings([first + step for step in planned], begins, self.rewarm, num_steps)
 
 
 class Branch:
@@ -159,7 +62,7 @@ class Denoiser:
         self.run: Any = None
         self.bypassed = 0
         self.hooks = [
-            module.register_forward_pre_hook(Hook(self.before), with_kwargs=True),
+            module.register_forward_pre_hook(Hook(self.before, "forecast", owner.clock), with_kwargs=True),
             module.register_forward_hook(Hook(self.after), always_call=True),
         ]
         self.own_context = getattr(type(self.base), "cache_context", None)
@@ -312,21 +215,16 @@ class Forecasting(Handle):
             modules = denoisers_of(OP, target)
             self.clock: Any = watch(target)
             self._watch = self.clock
-            if "forecast" in self._watch.applied:
-                self._watch.release()
-                raise ValueError(
-                    f"{OP}: {type(target).__name__} is forecast already; call remove() on its handle first"
-                )
             try:
                 _ = self._watch.step
-            except ValueError as error:
+                self._watch.claim(OP, "forecast", self, modules)
+            except ValueError:
                 self._watch.release()
-                raise ValueError(f"{OP}: {error}") from error
-            self._watch.expect(modules)
-            self._watch.applied["forecast"] = self
+                raise
             self._watch.closing.append(self._close)
         else:
             self.clock, modules = clock, {type(unwrapped(target)).__name__: target}
+            refuse_second(OP, "forecast", target, clock)
         self._target = type(target).__name__
         self._summary = Summary(pipeline=self._target, forecast="known after a call")
         self.denoisers: list[Denoiser] = []
@@ -341,7 +239,7 @@ class Forecasting(Handle):
                         'patches, which transition="expand" cannot tell apart; use transition="reset"'
                     )
                 self.denoisers.append(Denoiser(self, name, module, facts))
-        except ValueError:
+        except Exception:
             self.remove()
             raise
 
@@ -406,7 +304,7 @@ def apply_forecast(
     config: ForecastConfig | None = None,
     *,
     blocks: Sequence[str] | None = None,
-    feature: int | str | None = None,
+    feature: int | None = None,
     step_index: Callable[[], int] | None = None,
     num_steps: int | None = None,
 ) -> Forecasting:
@@ -419,8 +317,8 @@ def apply_forecast(
     ----------
     target : a diffusers pipeline with denoisers of `models.MODELS`, or any module of yours.
     config : ForecastConfig, default `ForecastConfig()`: 14 evaluations of 50.
-    blocks : of a module without a row: attributes that hold its blocks, in the order of execution; the last must be a
-        `ModuleList` that the module iterates over.
+    blocks : of a module without a row: attributes that hold its blocks, in the order of execution, such as
+        ["encoder.layers"]; the last must be a `ModuleList` that the module iterates over.
     feature : what its last block returns: None for the feature alone, else its place in a pair (0 or 1).
     step_index, num_steps : of a module: a function that gives the present step, and the length of a run.
 
@@ -431,19 +329,34 @@ def apply_forecast(
     Raises
     ------
     ValueError
-        Unknown denoisers, context parallelism, a module without step_index and num_steps, something that is forecast
-        already.
+        Unknown denoisers, context parallelism, a module without step_index and num_steps or without its blocks,
+        something that is forecast already, by itself or through what shares its scheduler and denoiser.
+    TypeError
+        Arguments of another kind, as anywhere; arguments of a module beside a pipeline.
 
     Source: Spectrum, algorithm 1.
     """
-    config = ForecastConfig() if config is None else config
+    config = checked(OP, config, ForecastConfig)
     if not isinstance(target, nn.Module):
+        if any(value is not None for value in (blocks, feature, step_index, num_steps)):
+            raise TypeError(
+                f"{OP}: blocks, feature, step_index and num_steps are of a module; {type(target).__name__}'s scheduler "
+                "and the row of its denoiser say them"
+            )
         return Forecasting(target, config, None, None, None)
     if step_index is None or num_steps is None:
         raise ValueError(
             f"{OP}: a module knows no steps; give step_index, a function that returns the present step, and num_steps, "
             f"or give the pipeline (got {type(target).__name__})"
         )
+    if not callable(step_index):
+        raise TypeError(f"{OP}: step_index must be a function that returns the present step, got {step_index!r}")
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"{OP}: num_steps must be a whole number of steps, at least 1, got {num_steps!r}")
+    if isinstance(blocks, str) or (blocks is not None and not blocks):
+        raise TypeError(f'{OP}: blocks must be a list of attributes, such as ["blocks"], got {blocks!r}')
+    if feature not in (None, 0, 1):
+        raise ValueError(f"{OP}: feature must be None, or 0 or 1, its place in a pair, got {feature!r}")
     return Forecasting(target, config, blocks, feature, Clock(step_index, num_steps))
 
 

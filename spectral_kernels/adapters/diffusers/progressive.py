@@ -15,13 +15,13 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from spectral_kernels import wavelets
 from spectral_kernels.adapters.diffusers import solvers
+from spectral_kernels.adapters.diffusers.config import ProgressiveConfig, checked
 from spectral_kernels.adapters.diffusers.grids import Arguments, Size
 from spectral_kernels.adapters.diffusers.models import (
     MIXED_STATES,
@@ -34,63 +34,11 @@ from spectral_kernels.adapters.diffusers.models import (
     unwrapped,
 )
 from spectral_kernels.adapters.diffusers.runs import Attached, Handle, Hook, Summary, positional, uncompiled, watch
-from spectral_kernels.adapters.diffusers.states import OPS, States
+from spectral_kernels.adapters.diffusers.states import States
 from spectral_kernels.schedule import ResolutionSchedule, resolution_schedule, stage_sizes
-from spectral_kernels.spectrum import PowerLaw
 from spectral_kernels.timesteps import timestep_of
 
 OP = "apply_progressive"
-
-
-@dataclass(frozen=True)
-class ProgressiveConfig:
-    """How a run's resolution grows.
-
-    Parameters
-    ----------
-    delta : error bound of a frequency that is treated as noise, relative to white noise of variance 1; larger is
-        faster. Papers use 0.01 to 0.1.
-    scales : side of each stage over the full side, ascending to 1: numbers, or pairs (height, width). Any number of
-        stages; sides are rounded to the model's patches.
-    basis : "dct", "fft", or a wavelet as in `dwt_expand`, for sides that change by powers of two.
-    schedule : "respaced" spreads the levels after a transition anew; "published", the papers', replaces only that of
-        the first step by the aligned one; "matched" keeps the levels and asks the coarse model at the level of equal
-        signal-to-noise ratio. See `resolution_schedule`, and docs/schedules.md for why "respaced" is the default.
-    align : False leaves levels and states unaligned (not for "matched").
-    spectrum : PowerLaw of the latents; default is the model's preset.
-    transition_sigmas : levels at which a stage ends, one per transition, in place of `delta` and `spectrum`.
-    precision : of the ops, "exact" or "fast".
-    """
-
-    delta: float = 0.05
-    scales: Sequence[float | tuple[float, float]] = (0.5, 1.0)
-    basis: str = "dct"
-    schedule: Literal["published", "respaced", "matched"] = "respaced"
-    align: bool = True
-    spectrum: PowerLaw | None = None
-    transition_sigmas: Sequence[float] | None = None
-    precision: str = "exact"
-
-    def __post_init__(self):
-        if self.basis not in OPS:
-            try:
-                wavelets.canonical("ProgressiveConfig", self.basis)
-            except ValueError as error:
-                raise ValueError(f'ProgressiveConfig: basis must be "dct", "fft" or a wavelet; {error}') from error
-        if self.schedule not in ("published", "respaced", "matched"):
-            raise ValueError(
-                f'ProgressiveConfig: schedule must be "published", "respaced" or "matched", got "{self.schedule}"'
-            )
-        if not self.align and self.schedule == "matched":
-            raise ValueError('ProgressiveConfig: "matched" is alignment; align=False goes with the other schedules')
-        # Scales, levels and spectra are checked where they are used; what can be wrong without a pipeline is said now.
-        stage_sizes((4096, 4096), self.scales)
-        stages = len(self.scales)
-        if self.transition_sigmas is not None and len(self.transition_sigmas) != stages - 1:
-            raise ValueError(
-                f"ProgressiveConfig: {stages} stages have {stages - 1} transitions, got transition_sigmas = "
-                f"{self.transition_sigmas}"
-            )
 
 
 @dataclass
@@ -126,16 +74,17 @@ class Progressive(Handle):
         facts = {name: self._check_denoiser(module) for name, module in modules.items()}
         solvers.check(OP, pipe.scheduler, config.schedule)
         self._watch = watch(pipe)
-        if "progressive" in self._watch.applied:
+        try:
+            self._watch.claim(OP, "progressive", self, modules)
+        except ValueError:
             self._watch.release()
-            raise ValueError(f"{OP}: {type(pipe).__name__} is progressive already; call remove() on its handle first")
-        self._watch.applied["progressive"] = self
+            raise
         self._watch.closing.append(self._close)
-        self._watch.expect(modules)
         self._own_step = uncompiled(self._step)
         self._hooks = []
         for name, module in modules.items():
-            before = Hook(functools.partial(self._before, facts[name], positional(unwrapped(module))))
+            hand = functools.partial(self._before, facts[name], positional(unwrapped(module)))
+            before = Hook(hand, "progressive", self._watch)
             self._hooks.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
             self._hooks.append(module.register_forward_hook(Hook(self._after)))
         self._summary = Summary(pipeline=type(pipe).__name__, schedule=config.schedule, stages="known after a call")
@@ -349,14 +298,14 @@ def apply_progressive(pipe: Any, config: ProgressiveConfig | None = None) -> Pro
     Raises
     ------
     ValueError
-        Unknown denoisers, context parallelism, noise prediction, a pipeline that is progressive already; with
-        "published" and "respaced" also stochastic solvers. When the pipeline runs: ControlNet residuals, models of
-        mean flow, sizes that a wavelet cannot halve, and with "published" and "respaced" a start from a picture
-        (strength < 1).
+        Unknown denoisers, context parallelism, noise prediction, a pipeline that is progressive already, by itself or
+        through one that shares its scheduler and denoiser; with "published" and "respaced" also stochastic solvers.
+        When the pipeline runs: ControlNet residuals, models of mean flow, sizes that a wavelet cannot halve, and with
+        "published" and "respaced" a start from a picture (strength < 1).
 
     Source: Spectral Progressive Diffusion, sections 4.1 and 4.2, in full-resolution coordinates.
     """
-    return Progressive(pipe, ProgressiveConfig() if config is None else config)
+    return Progressive(pipe, checked(OP, config, ProgressiveConfig))
 
 
 def schedule_of(config: ProgressiveConfig, levels: Sequence[float], fine: Size, facts: Model) -> ResolutionSchedule:

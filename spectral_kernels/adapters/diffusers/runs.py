@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which call of a pipeline is under way, and at which step it is. Read off the scheduler, never counted.
 
-A run begins when the scheduler gets new timesteps and ends when the pipeline's progress bar closes, which exceptions
-do too. So a pipeline that stopped half-way leaves nothing behind, and another pipeline that shares a denoiser, but
-not the scheduler, is not mistaken for this one.
+A run begins when the scheduler gets new timesteps and ends with its last step or when the pipeline's progress bar
+closes, which exceptions do too. So a pipeline that stopped half-way leaves nothing behind, and another pipeline that
+shares a denoiser, but not the scheduler, is not mistaken for this one. One that shares both runs as this one does.
 """
 
 import functools
@@ -26,6 +26,29 @@ def watch(pipe: Any) -> "Watch":
         _WATCHES[pipe] = Watch(pipe)
     _WATCHES[pipe].users += 1
     return _WATCHES[pipe]
+
+
+def refuse_second(op: str, method: str, module: Any, clock: Any) -> None:
+    """Raise where a denoiser's hooks would meet the same method of another handle in one run.
+
+    Runs are told apart by their scheduler. A module that belongs to no pipeline has no scheduler: it is always met.
+    """
+    for hook in (*module._forward_pre_hooks.values(), *unwrapped(module)._forward_pre_hooks.values()):
+        if isinstance(hook, Hook) and hook.method == method and _one_run(hook.clock, clock):
+            ways = "call remove() on its handle first"
+            if isinstance(hook.clock, Watch) and isinstance(clock, Watch):
+                ways += (
+                    ", which serves every pipeline that shares scheduler and denoiser, or give this one a scheduler of "
+                    "its own: pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)"
+                )
+            raise ValueError(f"{op}: {type(unwrapped(module)).__name__} is {method} already; {ways}")
+
+
+def _one_run(clock: Any, other: Any) -> bool:
+    watches = [each for each in (clock, other) if isinstance(each, Watch)]
+    if any(each.pipe is None for each in watches):
+        return False
+    return len(watches) < 2 or watches[0].scheduler is watches[1].scheduler
 
 
 class Attached:
@@ -52,10 +75,13 @@ def nothing(*args, **kwargs) -> None:
 
 
 class Hook:
-    """A module's hook, which compiled code steps around and copies of the module do not have."""
+    """A module's hook, which compiled code steps around and copies of the module do not have.
 
-    def __init__(self, function: Callable[..., Any]):
-        self._function = uncompiled(function)
+    A pre-hook says which method it belongs to, and the `Watch` or clock that tells its runs apart.
+    """
+
+    def __init__(self, function: Callable[..., Any], method: str | None = None, clock: Any = None):
+        self._function, self.method, self.clock = uncompiled(function), method, clock
 
     def __call__(self, *args, **kwargs):
         return self._function(*args, **kwargs)
@@ -97,7 +123,11 @@ class Watch:
         if self.pipe is None or getattr(self.scheduler, "num_inference_steps", None) is None:
             return None
         timesteps = getattr(self.scheduler, "timesteps", None)
-        return None if timesteps is self._closed else timesteps
+        if timesteps is None or timesteps is self._closed:
+            return None
+        # A run of another pipeline with this scheduler closes no bar of this one: it is over after its last step.
+        step = getattr(self.scheduler, "step_index", None)
+        return timesteps if step is None or step < len(timesteps) else None
 
     @property
     def step(self) -> int:
@@ -105,8 +135,8 @@ class Watch:
         scheduler = self.scheduler
         if not hasattr(scheduler, "step_index"):
             raise ValueError(
-                f"{type(scheduler).__name__} keeps no step_index, so its pipeline's steps cannot be told apart; use "
-                "another scheduler, or apply_forecast on the denoiser with step_index= and num_steps="
+                f"apply_forecast: {type(scheduler).__name__} keeps no step_index, so its pipeline's steps cannot be "
+                "told apart; use another scheduler, or apply_forecast on the denoiser with step_index= and num_steps="
             )
         return self.first if scheduler.step_index is None else scheduler.step_index
 
@@ -120,8 +150,13 @@ class Watch:
         """The index of the run's first step: above 0 when it starts from a picture."""
         return getattr(self.scheduler, "begin_index", None) or 0
 
-    def expect(self, modules: dict[str, Any]) -> None:
-        """The denoisers that something was applied to, by attribute."""
+    def claim(self, op: str, method: str, handle: Any, modules: dict[str, Any]) -> None:
+        """Enter what is applied to the pipeline and its denoisers, by attribute; a method twice is an error."""
+        if method in self.applied:
+            raise ValueError(f"{op}: {type(self.pipe).__name__} is {method} already; call remove() on its handle first")
+        for module in modules.values():
+            refuse_second(op, method, module, self)
+        self.applied[method] = handle
         self.modules = {name: weakref.ref(unwrapped(module)) for name, module in modules.items()}
 
     def _open(self, *args, **kwargs):

@@ -56,10 +56,16 @@ class Blocks:
         check_forecast("apply_forecast", type(module).__name__, facts)
         self._swapped = False
         self._places: list[tuple[nn.Module, str]] = []
+        self._real: list[Any] = []
         for path in facts.blocks:
             parent, _, name = path.rpartition(".")
-            self._places.append((module.get_submodule(parent), name))
-        self._real = [parent._modules[name] for parent, name in self._places]
+            try:
+                self._places.append((module.get_submodule(parent), name))
+                self._real.append(self._places[-1][0]._modules[name])
+            except (AttributeError, KeyError) as error:
+                raise ValueError(
+                    f"apply_forecast: {type(module).__name__} has no submodule {path}, which blocks names"
+                ) from error
         last = self._real[-1]
         if not isinstance(last, nn.ModuleList) or len(last) == 0:
             raise ValueError(
