@@ -81,12 +81,12 @@ class Subject:
 
     def plan(self, schedule: str, share: float, stages: int) -> ResolutionSchedule:
         """Stages of sides that double; the last transition after `share` of the steps, the others evenly before."""
-        side = self.noise.shape[-1]
-        sizes = [(side >> k, side >> k) for k in range(stages - 1, -1, -1)]
+        height, width = self.noise.shape[-2:]
+        sizes = [(height >> k, width >> k) for k in range(stages - 1, -1, -1)]
         steps = [round(share * NUM_STEPS * k / (stages - 1)) for k in range(1, stages)]
         levels = [self.sigmas[step] for step in steps]
         if schedule == "matched":
-            levels = [align_time(level, size[0] / side)[0] for level, size in zip(levels, sizes, strict=False)]
+            levels = [align_time(level, size[0] / height)[0] for level, size in zip(levels, sizes, strict=False)]
         return resolution_schedule(self.sigmas, sizes, schedule=schedule, transition_sigmas=levels)
 
     def run(self, plan: ResolutionSchedule, config: ForecastConfig | None) -> tuple[Tensor, list[int]]:

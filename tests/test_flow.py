@@ -364,6 +364,22 @@ def test_stages_are_trained_as_often_as_they_have_steps():
     assert sizes.count(SIZES[0]) / 200 == pytest.approx(0.15, abs=0.1)
 
 
+def test_states_of_another_size_than_the_plan_are_refused():
+    made, z, larger = plan(), noise(), torch.zeros(3, 1, 32, 36)
+    calls = [
+        lambda: progressive(field, made, larger),
+        lambda: full_resolution(field, made, larger),
+        lambda: edit(field, made, larger, z),
+        lambda: edit(field, made, z, larger),
+        lambda: fine_tuning_pair(z, larger, made, 1, torch.full((3,), 0.5)),
+    ]
+    for call, name in zip(calls, ("noise", "noise", "image", "noise", "noise"), strict=True):
+        with pytest.raises(
+            ValueError, match=rf"{name} must have the full size of the plan, \({SIZE[0]}, {SIZE[1]}\), got"
+        ):
+            call()
+
+
 def test_fine_tuning_bad_input():
     x = noise()
     with pytest.raises(ValueError, match=r"stage must be in 0\.\.1, got 2"):

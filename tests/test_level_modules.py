@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The modules around a transformer that make it one of levels: packing, growth from a pretrained model, gradients."""
 
+import re
+
 import pytest
 import torch
 from bits import assert_same_bits
@@ -32,8 +34,16 @@ def test_packing_refuses():
     for patches, message in [((2, 2), "same grid"), ((3, 6), "same grid"), ((2,), "one number per level")]:
         with pytest.raises(ValueError, match=message):
             level_modules.pack_levels(levels, patches)
-    with pytest.raises(ValueError, match="20 numbers, got 5"):
-        level_modules.unpack_levels(torch.zeros(1, 6, 5), [z.shape for z in levels], (2, 4))
+    for patches in ((0, 2), (2, 4.0)):
+        with pytest.raises(ValueError, match="whole and at least 1"):
+            level_modules.pack_levels(levels, patches)
+    with pytest.raises(ValueError, match="one number per level"):
+        level_modules.pack_levels([], ())
+    for shape in ((1, 6, 5), (1, 7, 20)):
+        with pytest.raises(ValueError, match=r"are \[6, 6\] tokens of 20 numbers, got " + re.escape(str(shape[1:]))):
+            level_modules.unpack_levels(torch.zeros(shape), [z.shape for z in levels], (2, 4))
+    with pytest.raises(ValueError, match="unpack_levels: patches must hold one number per level"):
+        level_modules.unpack_levels(torch.zeros(1, 6, 20), [z.shape for z in levels], (2,))
 
 
 def test_level_times_want_one_time_per_level():
@@ -132,12 +142,13 @@ def test_training_compiles_whole():
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
 
 
-def tiny_flux():
+def tiny_flux(**channels):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(1)
     return diffusers.FluxTransformer2DModel(
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        patch_size=1, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=8, pooled_projection_dim=8, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
+        **{"in_channels": 16, **channels},
     ).eval()  # fmt: skip
 
 
@@ -205,3 +216,25 @@ def test_growth_refuses():
         level_modules.grow(tiny_flux(), (8, 64))
     with pytest.raises(ValueError, match="cut into 4 pixels"):
         level_modules.grow(tiny_z_image(), (16, 65))
+
+
+def test_a_refused_growth_leaves_the_model_as_it_was():
+    # FLUX.1 Fill: conditions beside the state, so that what it takes is more than what it gives.
+    fill = tiny_flux(in_channels=48, out_channels=16)
+    with pytest.raises(ValueError, match="head gives 16 numbers, but the coarse level has 48"):
+        level_modules.grow(fill, (48, 64))
+    assert not any(isinstance(part, level_modules.LevelEmbedding | level_modules.LevelTimes) for part in fill.modules())
+    for features in ((), (16, 0), (16, 4.5)):
+        with pytest.raises(ValueError, match="features must be one whole number per level"):
+            level_modules.grow(fill, features)
+    grown = level_modules.grow(tiny_flux(), (16, 64))
+    with pytest.raises(ValueError, match="FluxTransformer2DModel has levels already"):
+        level_modules.grow(grown, (16, 64))
+
+
+def test_growth_leaves_pretrained_parts_in_their_dtype():
+    flux = tiny_flux()
+    flux.x_embedder.bfloat16()
+    grown = level_modules.grow(flux, (16, 64))
+    assert {p.dtype for p in grown.time_text_embed.first.parameters()} == {torch.float32}
+    assert {p.dtype for p in grown.time_text_embed.others.parameters()} == {torch.bfloat16}

@@ -3,7 +3,7 @@
 
 from torch import Tensor
 
-from spectral_kernels.flow.progressive import band, climb, resizing
+from spectral_kernels.flow.progressive import band, climb, full_size, resizing
 from spectral_kernels.flow.solvers import Solver, Velocity, euler
 from spectral_kernels.schedule import ResolutionSchedule
 
@@ -36,6 +36,7 @@ def edit(
     """
     if not 0 <= stage < len(plan.stages) - 1:
         raise ValueError(f"edit: stage must be a coarse one, 0..{len(plan.stages) - 2}, got {stage}")
+    full_size("edit", plan, image=image, noise=noise)
     kept = plan.stages[stage]
     t = kept.sigma_out
     low = resizing(basis)[1](image, size=kept.size)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spectral_kernels.flow.progressive import band, expansion_noise, resizing
+from spectral_kernels.flow.progressive import band, expansion_noise, full_size, resizing
 from spectral_kernels.schedule import ResolutionSchedule
 
 
@@ -39,6 +39,7 @@ def fine_tuning_pair(
         raise ValueError("fine_tuning_pair: plan must be aligned, got align=False; its stages do not meet on the flow")
     if not 0 <= stage < len(plan.stages):
         raise ValueError(f"fine_tuning_pair: stage must be in 0..{len(plan.stages) - 1}, got {stage}")
+    full_size("fine_tuning_pair", plan, x=x, noise=noise)
     expand, truncate = resizing(basis)
 
     def state(size, level):

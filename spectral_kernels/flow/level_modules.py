@@ -23,8 +23,7 @@ def pack_levels(levels: Sequence[Tensor], patches: Sequence[int], *, channels_fi
     `channels_first`: a patch lies in a token as (C, p, p), as FLUX.1 packs it; else as (p, p, C), as Z-Image does.
     Raises ValueError where a side is no multiple of its patch, grids differ or levels are not of one batch.
     """
-    if len(levels) != len(patches):
-        raise ValueError(f"pack_levels: patches must hold one number per level ({len(levels)}), got {tuple(patches)}")
+    _check_patches("pack_levels", len(levels), patches)
     if any(z.ndim != 4 or len(z) != len(levels[0]) for z in levels):
         raise ValueError(
             f"pack_levels: levels must be [B, C, h, w] of one batch, got {[tuple(z.shape) for z in levels]}"
@@ -47,15 +46,27 @@ def unpack_levels(
     tokens: Tensor, shapes: Sequence[Sequence[int]], patches: Sequence[int], *, channels_first: bool = True
 ) -> list[Tensor]:
     """Levels of `shapes` from tokens; the inverse of `pack_levels`."""
+    _check_patches("unpack_levels", len(shapes), patches)
     widths = [shape[1] * p * p for shape, p in zip(shapes, patches, strict=True)]
-    if tokens.shape[-1] != sum(widths):
-        raise ValueError(f"unpack_levels: tokens of {tuple(shapes)} have {sum(widths)} numbers, got {tokens.shape[-1]}")
+    rows = [(shape[2] // p) * (shape[3] // p) for shape, p in zip(shapes, patches, strict=True)]
+    if any(count != tokens.shape[1] for count in rows) or tokens.shape[-1] != sum(widths):
+        raise ValueError(
+            f"unpack_levels: levels {[tuple(shape) for shape in shapes]} with patches {tuple(patches)} are {rows} "
+            f"tokens of {sum(widths)} numbers, got {tuple(tokens.shape[1:])}"
+        )
     levels = []
     for part, (_, c, h, w), p in zip(tokens.split(widths, -1), shapes, patches, strict=True):
         inner, order = ((c, p, p), (0, 3, 1, 4, 2, 5)) if channels_first else ((p, p, c), (0, 5, 1, 3, 2, 4))
         cut = part.reshape(len(tokens), h // p, w // p, *inner).permute(order)  # [B, C, rows, p, columns, p]
         levels.append(cut.reshape(len(tokens), c, h, w))
     return levels
+
+
+def _check_patches(op: str, levels: int, patches: Sequence[int]) -> None:
+    if not levels or len(patches) != levels or any(not isinstance(p, int) or p < 1 for p in patches):
+        raise ValueError(
+            f"{op}: patches must hold one number per level ({levels}), whole and at least 1, got {tuple(patches)}"
+        )
 
 
 class LevelEmbedding(nn.Module):
@@ -155,13 +166,19 @@ def grow(model: Any, features: Sequence[int]) -> Any:
 
     Raises
     ------
-    TypeError : another model. ValueError : features that do not begin with the model's own.
+    TypeError : another model. ValueError : features that do not begin with the model's own, a model that has levels
+    already, or one that takes and gives other numbers (conditions beside the state). The model is left as it was.
     """
+    if not features or any(not isinstance(count, int) or count < 1 for count in features):
+        raise ValueError(f"grow: features must be one whole number per level, at least 1, got {list(features)}")
+    if any(isinstance(part, LevelEmbedding) for part in model.modules()):
+        raise ValueError(f"grow: {type(model).__name__} has levels already; grow a pretrained model once, to all")
     if hasattr(model, "x_embedder") and hasattr(model, "time_text_embed") and hasattr(model, "proj_out"):
         embedding: nn.Linear = model.x_embedder
-        model.x_embedder = LevelEmbedding(features, embedding.out_features, embedding)
-        model.time_text_embed = LevelTimes(model.time_text_embed, len(features), embedding.out_features)
-        model.proj_out = LevelHeads(model.proj_out.in_features, features, model.proj_out)
+        own = LevelEmbedding(features, embedding.out_features, embedding)
+        heads = LevelHeads(model.proj_out.in_features, features, model.proj_out)
+        times = LevelTimes(model.time_text_embed, len(features), embedding.out_features)
+        model.x_embedder, model.time_text_embed, model.proj_out = own, times, heads
     elif hasattr(model, "all_x_embedder") and hasattr(model, "all_final_layer") and hasattr(model, "t_embedder"):
         names = list(model.all_x_embedder)
         if len(names) != 1:
@@ -170,19 +187,19 @@ def grow(model: Any, features: Sequence[int]) -> Any:
         patch = int(frames[0]) ** 2 * int(frames[1])
         if sum(features) % patch:
             raise ValueError(f"grow: tokens of Z-Image are cut into {patch} pixels, got {sum(features)} numbers")
-        model.all_x_embedder[names[0]] = LevelEmbedding(features, embedding.out_features, embedding)
-        model.t_embedder = LevelTimes(model.t_embedder, len(features), model.t_embedder.mlp[-1].out_features)
-        final.linear = LevelHeads(final.linear.in_features, features, final.linear)
+        own = LevelEmbedding(features, embedding.out_features, embedding)
+        heads = LevelHeads(final.linear.in_features, features, final.linear)
+        times = LevelTimes(model.t_embedder, len(features), model.t_embedder.mlp[-1].out_features)
+        model.all_x_embedder[names[0]], model.t_embedder, final.linear = own, times, heads
         model.out_channels = sum(features) // patch
     else:
         raise TypeError(
             f"grow: {type(model).__name__} has neither FLUX's nor Z-Image's parts; put LevelEmbedding, LevelTimes and "
             "LevelHeads in place of your model's own"
         )
-    for part in model.modules():
-        if isinstance(part, LevelEmbedding | LevelHeads | LevelTimes):
-            for new in part.children():
-                new.to(device=embedding.weight.device, dtype=embedding.weight.dtype)
+    # The pretrained parts stay in the dtype they have: a time embedding is often kept in float32.
+    for new in (*own.levels[1:], *heads.levels[1:], *times.others):
+        new.to(device=embedding.weight.device, dtype=embedding.weight.dtype)
     return model
 
 

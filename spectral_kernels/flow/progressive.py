@@ -54,6 +54,15 @@ def band(x: Tensor, size: Size, basis: str = "dct") -> Tensor:
     return resizing(basis)[1](x, size=size, normalize=False)
 
 
+def full_size(op: str, plan: ResolutionSchedule, **states: Tensor) -> None:
+    """Raise where a state is not of the plan's full size: cut to it, it would be another picture without a word."""
+    for name, x in states.items():
+        if tuple(x.shape[-2:]) != tuple(plan.size):
+            raise ValueError(
+                f"{op}: {name} must have the full size of the plan, {tuple(plan.size)}, got {tuple(x.shape[-2:])}"
+            )
+
+
 def progressive(
     velocity: Velocity, plan: ResolutionSchedule, noise: Tensor, *, solver: Solver = euler, basis: str = "dct"
 ) -> Tensor:
@@ -74,6 +83,7 @@ def progressive(
 
     Source: Spectral Progressive Diffusion, section 4.1.
     """
+    full_size("progressive", plan, noise=noise)
     x = band(noise, plan.stages[0].size, basis)
     x = solver(velocity, x, plan.stages[0].sigmas)
     return climb(velocity, plan, x, noise, 0, solver, basis)
@@ -115,6 +125,7 @@ def full_resolution(
     """
     if not plan.align:
         raise ValueError("full_resolution: plan must be aligned, got align=False; use progressive for unaligned plans")
+    full_size("full_resolution", plan, noise=noise)
     stages = [(lifted(velocity, stage, basis), stage) for stage in plan.stages]
     if restart if restart is not None else plan.schedule != "matched":
         x = noise
