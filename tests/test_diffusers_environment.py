@@ -178,7 +178,10 @@ def test_matched_takes_any_solver_and_published_says_which(solver):
     with apply_progressive(made.pipe, ProgressiveConfig(schedule="matched", transition_sigmas=[0.5])) as handle:
         torch.manual_seed(0)
         coarse = run(made, STEPS)
-    assert len(handle.summary()["stages"]) == 2
+    summary = handle.summary()
+    assert len(summary["stages"]) == 2
+    # Heun's second evaluations are steps of its scheduler as well.
+    assert sum(stage["steps"] for stage in summary["stages"]) == summary["steps"] == len(made.pipe.scheduler.timesteps)
     assert 0.01 < distance(coarse, plain) < 1.5 and bool(coarse.isfinite().all())
     for schedule in ("published", "respaced"):
         with pytest.raises(ValueError, match=r"needs one of FlowMatchEuler|is stochastic"):
@@ -199,7 +202,11 @@ def test_matched_starts_from_pictures_at_any_strength():
         hook.remove()
     assert seen[0] == 48 and seen[-1] == 192 and len(seen) == 6  # 8 steps at strength 0.75
     assert 0.01 < distance(coarse, plain) < 1
-    assert handle.summary()["schedule"] == "matched"
+    summary = handle.summary()
+    assert summary["schedule"] == "matched" and summary["steps"] == 6
+    assert [(stage["first step"], stage["steps"]) for stage in summary["stages"]] == [(2, 3), (5, 3)]
+    assert seen == [48] * 3 + [192] * 3
+    assert summary["fewer token-steps"] == 192 * 6 / sum(seen)
     for schedule in ("published", "respaced"):
         config = ProgressiveConfig(schedule=schedule, transition_sigmas=[0.8])
         with apply_progressive(made.pipe, config), pytest.raises(ValueError, match=r"strength < 1.*matched"):

@@ -194,7 +194,7 @@ class Progressive(Handle):
         for last, step in pairwise(steps):
             step.first = step.size != last.size
         run = Run(scheduler, self._watch.timesteps, self._states(facts, unwrapped(module), arguments, fine), steps)
-        self._summary = self._describe(plan, facts)
+        self._summary = self._describe(plan, facts, steps)
         if any(step.coarse for step in steps):
             refuse_cache(OP, module)
             run.history = solvers.history(scheduler)
@@ -249,25 +249,31 @@ class Progressive(Handle):
             if step.level != sigmas[k]:  # in place: the pipeline's loop holds views of this tensor
                 run.timesteps[k] = timestep_of(step.level, scheduler.config.num_train_timesteps)
 
-    def _describe(self, plan: ResolutionSchedule, facts: Model) -> Summary:
+    def _describe(self, plan: ResolutionSchedule, facts: Model, steps: list[Step]) -> Summary:
+        """Of the steps that are run: all but those before the picture that a run starts from."""
+        first, rows = self._watch.first, []
+        for stage in plan.stages:
+            own = [k for k in range(first, len(steps)) if steps[k].size == stage.size]
+            if own:
+                rows.append(
+                    {
+                        "grid": stage.size,
+                        "tokens": tokens_of(facts, stage.size),
+                        "first step": own[0],
+                        "steps": len(own),
+                        "sigma in": steps[own[0]].level,
+                        "sigma out": stage.sigma_out,
+                    }
+                )
+        run = sum(row["tokens"] * row["steps"] for row in rows)
         summary = Summary(
             pipeline=type(self._watch.pipe).__name__,
             schedule=plan.schedule if plan.align else f"{plan.schedule}, not aligned",
             basis=self.config.basis,
-            steps=len(self._watch.timesteps),
-            stages=[
-                {
-                    "grid": stage.size,
-                    "tokens": tokens_of(facts, stage.size),
-                    "first step": stage.first_step,
-                    "steps": stage.num_steps,
-                    "sigma in": stage.sigma_in,
-                    "sigma out": stage.sigma_out,
-                }
-                for stage in plan.stages
-            ],
+            steps=len(steps) - first,
+            stages=rows,
         )
-        summary["fewer token-steps"] = plan.token_step_ratio
+        summary["fewer token-steps"] = tokens_of(facts, plan.size) * summary["steps"] / run
         if plan.notes:
             summary["notes"] = list(plan.notes)
         return summary
