@@ -311,7 +311,8 @@ def apply_forecast(
     """Forecast the features of most steps instead of running the denoiser's blocks.
 
     The pipeline is used as before. Calls that pass control residuals or skip layers are evaluated, and counted in
-    `summary()`.
+    `summary()`. While a call of a denoiser lasts its lists of blocks are swapped, so pipelines that share one run one
+    after the other, not in threads.
 
     Parameters
     ----------

@@ -290,7 +290,8 @@ def apply_progressive(pipe: Any, config: ProgressiveConfig | None = None) -> Pro
 
     The pipeline is used as before: `pipe("...")`, same arguments, latents and callbacks at full size, and the seed of a
     picture keeps its meaning, because both the coarse noise and the noise of the new frequencies are bands of the noise
-    that the pipeline draws. Works with every loop that calls the pipeline's denoiser and `scheduler.step`.
+    that the pipeline draws. Works with every loop that calls the pipeline's denoiser and `scheduler.step`. Pipelines
+    that share a denoiser run one after the other, not in threads.
 
     Parameters
     ----------
