@@ -5,6 +5,7 @@ Each time in a Python of its own, with byte code on disk as an installed package
 does not count.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -39,6 +40,7 @@ def measure(times: int = 9) -> list[tuple[float, float]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m bench.cold_import", description="Measure; append a row.").parse_args()
     of_torch, own = zip(*measure(), strict=True)
     p20, _, _, p80 = statistics.quantiles(own, n=5, method="inclusive")
     p50 = statistics.median(own)

@@ -5,6 +5,8 @@ Ours is measured: a Forecaster is run through the paper's 14 evaluations on a sm
 the model's size. The others follow from what their code allocates (forecast_peers.BYTES).
 """
 
+import argparse
+
 import torch
 
 from bench import rows
@@ -59,6 +61,9 @@ def table() -> list[dict]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m bench.forecast_memory", description="Print the table; append its rows."
+    ).parse_args()
     found = table()
     print(f"| GB after 14 evaluations, one branch | {' | '.join(MODELS)} | of official | of sglang |")
     print(f"|---|{'---:|' * (len(MODELS) + 2)}")

@@ -5,8 +5,8 @@ Laid beside the Spectrum paper: ridge (its figure 5), degree (figure 6), fixed a
 error of the state along the run (table 5).
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,10 @@ def tables(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main(folder: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.forecast_plot", description="Tables and pictures of rows.")
+    parser.add_argument("folder", type=Path, nargs="?", default=RESULTS.parent, help="of the pictures")
+    folder = parser.parse_args().folder
     found = read()
     print(tables(found))
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,4 +161,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS.parent)
+    main()

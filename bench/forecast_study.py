@@ -14,10 +14,10 @@ true trajectory; for samplers also what errors come to when they feed back: `psn
 from the same noise, and `rmse` of the state at steps 10, 20, ..., 50 (the paper's table 5).
 """
 
+import argparse
 import functools
 import itertools
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -283,7 +283,13 @@ def _ridge_bound(function, series: np.ndarray, degree: int, truncation: float, r
             raise ArithmeticError(f"ridge forecast: {error} above its bound {bound} at rho = {rho}, degree = {degree}")
 
 
-def main(kinds: list[str]) -> None:
+DATA = ["analytic rho=1.2", "analytic rho=1.5", "analytic rho=2", "analytic rho=3", "crops", "patches"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.forecast_study", description="Measure; append rows.")
+    parser.add_argument("data", nargs="*", default=DATA, help=f"trajectories, default: {', '.join(DATA)}")
+    kinds = parser.parse_args().data
     where = {**rows.circumstances("cpu"), "suite": "forecast study"}
     for row in check_bounds():
         rows.append({**where, "data": "bounds", **row}, RESULTS.stem)
@@ -296,6 +302,4 @@ def main(kinds: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(
-        sys.argv[1:] or ["analytic rho=1.2", "analytic rho=1.5", "analytic rho=2", "analytic rho=3", "crops", "patches"]
-    )
+    main()

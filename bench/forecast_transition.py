@@ -11,7 +11,7 @@ transition; runs with more of them have a sparser schedule elsewhere, so that al
 of the last block, as tokens of 2 x 2 px. What is on disk is not measured again.
 """
 
-import sys
+import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator
@@ -191,10 +191,18 @@ def table() -> None:
         print(f"| {', '.join(case)} | {len(ratios)} |", " | ".join(f"{mean:.2f}" for mean in means), "|")
 
 
-def main(name: str, *weights: str) -> None:
+def main() -> None:
+    subjects = {make.__name__: make for make in (gaussian, posterior, network, transformer)}
+    parser = argparse.ArgumentParser(prog="python -m bench.forecast_transition", description="Measure; append rows.")
+    parser.add_argument("subject", choices=(*subjects, "table"), help="whose run grows; table prints what is on disk")
+    parser.add_argument("weights", nargs="?", help="of the network or the transformer")
+    arguments = parser.parse_args()
+    name = arguments.subject
+    if (name in ("network", "transformer")) != (arguments.weights is not None):
+        parser.error("network and transformer need their weights, the others have none")
     if name == "table":
         return table()
-    subject = {make.__name__: make for make in (gaussian, posterior, network, transformer)}[name](*weights)
+    subject = subjects[name](*([arguments.weights] if arguments.weights else []))
     where, begun = {**rows.circumstances("cpu"), "suite": FILE}, time.perf_counter()
     known = {key(row) for row in rows.read(file=FILE)}
     for count, row in enumerate(study(subject, known), 1):
@@ -205,4 +213,4 @@ def main(name: str, *weights: str) -> None:
 
 if __name__ == "__main__":
     with torch.no_grad():
-        main(*sys.argv[1:])
+        main()

@@ -9,8 +9,8 @@ runs in which frequencies wait as noise until their activation time, for growing
 a crop halved and expanded for several tapers, what is lost, and the weights; rows of runs with them in taper.jsonl.
 """
 
+import argparse
 import itertools
-import sys
 from pathlib import Path
 
 import torch
@@ -163,10 +163,17 @@ def draw_tapers():
     figure.savefig(RESULTS / "taper.png", dpi=110)
 
 
+def main() -> None:
+    draws = {draw.__name__: draw for draw in (editing, waiting, taper)}
+    parser = argparse.ArgumentParser(prog="python -m bench.pictures", description="Draw pictures, append their rows.")
+    parser.add_argument("name", nargs="?", choices=draws, help="default: all")
+    only = parser.parse_args().name
+    law = PowerSpectrum((SIDE, SIDE)).update(photograph_crops(512, SIDE)).fit()
+    RESULTS.mkdir(exist_ok=True)
+    for draw in draws.values() if only is None else (draws[only],):
+        draw(law, shifted(24, 0.7))
+
+
 if __name__ == "__main__":
     with torch.no_grad():
-        law = PowerSpectrum((SIDE, SIDE)).update(photograph_crops(512, SIDE)).fit()
-        RESULTS.mkdir(exist_ok=True)
-        for draw in (editing, waiting, taper):
-            if draw.__name__ in (sys.argv[1:] or ("editing", "waiting", "taper")):
-                draw(law, shifted(24, 0.7))
+        main()

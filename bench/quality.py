@@ -5,7 +5,7 @@
     python -m bench.quality network WEIGHTS | bound [WEIGHTS]
     python -m bench.quality plot
 
-The first appends rows to bench/results/quality.jsonl, the second makes tables and plots of them, those of
+The first two append rows to bench/results/quality.jsonl, the last makes tables and plots of them, those of
 docs/schedules.md too.
 
 Two questions, two measures. How far is a run from the full-resolution run of the same noise: `distance`, mean relative
@@ -14,11 +14,11 @@ L2. How good are its samples: `frechet`, the Frechet distance of fixed random fe
 Each row is one seed of the noise; tables give the mean over seeds and its standard error.
 """
 
+import argparse
 import functools
 import json
 import math
 import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -313,13 +313,25 @@ def bound(weights: str | None = None):
         study.bound(study.data[:512])
 
 
+def main() -> None:
+    studies = (gaussian, posterior, shifts, tolerances, transforms, patches, network, bound)
+    named = {study.__name__: study for study in studies}
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description="Measure, append rows; or plot them.")
+    parser.add_argument("command", choices=(*named, "plot"))
+    parser.add_argument("weights", nargs="?", help="of the network, for network and bound")
+    arguments = parser.parse_args()
+    if arguments.weights is None and arguments.command == "network":
+        parser.error("network needs its weights; python -m bench.small_network trains one")
+    if arguments.weights is not None and arguments.command not in ("network", "bound"):
+        parser.error(f"{arguments.command} takes no weights")
+    if arguments.command == "plot":
+        from bench.quality_plots import plot
+
+        plot(RESULTS)
+    else:
+        named[arguments.command](*([arguments.weights] if arguments.weights else []))
+
+
 if __name__ == "__main__":
     with torch.no_grad():
-        command, *rest = sys.argv[1:]
-        if command == "plot":
-            from bench.quality_plots import plot
-
-            plot(RESULTS)
-        else:
-            studies = (gaussian, posterior, shifts, tolerances, transforms, patches, network, bound)
-            {study.__name__: study for study in studies}[command](*rest)
+        main()

@@ -8,8 +8,8 @@ different sizes. The measurements in bench/results/ come from one training of 45
 on a shared core.
 """
 
+import argparse
 import math
-import sys
 import time
 from collections.abc import Callable
 
@@ -112,5 +112,13 @@ def train(
     torch.save(average.state_dict(), path)
 
 
+def main(name: str, **options) -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description="Train on photograph crops.")
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("output", nargs="?", default=f"{name}.pt")
+    arguments = parser.parse_args()
+    train(arguments.seconds, arguments.output, **options)
+
+
 if __name__ == "__main__":
-    train(float(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "small_network.pt")
+    main("small_network")

@@ -8,13 +8,12 @@ show. The measurements in bench/results/ come from one training of 40 minutes on
 """
 
 import math
-import sys
 
 import torch
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from bench.small_network import train
+from bench.small_network import main
 
 
 class SmallTransformer(nn.Module):
@@ -52,4 +51,4 @@ class SmallTransformer(nn.Module):
 
 
 if __name__ == "__main__":
-    train(float(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "small_transformer.pt", make=SmallTransformer)
+    main("small_transformer", make=SmallTransformer)

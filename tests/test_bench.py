@@ -2,6 +2,7 @@
 """The benchmark runner: who may be timed, what a row holds, and the rehearsal of everything that wants a GPU."""
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 import time
@@ -287,3 +288,20 @@ def test_rehearsal_of_every_piece(tmp_path):
     possible = [piece for piece in gpu.pieces(True, tmp_path) if not gpu.without(piece)]
     assert len(list(state.iterdir())) == len(possible)
     assert "=== all pieces, in short" in (tmp_path / "gpu.log").read_text()
+
+
+COMMANDS = sorted(path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_what_it_does_before_it_does_it(name, monkeypatch, capsys):
+    """Asked for help, or given a word that it does not know, none measures, draws or appends rows."""
+    if name in ("e2e", "forecast_transition", "small_transformer"):
+        pytest.importorskip("diffusers", reason="needs the extra [diffusers]")
+    monkeypatch.setattr(rows, "append", None)
+    for word, code in (("--help", 0), ("--unknown", 2)):
+        monkeypatch.setattr("sys.argv", [name, word])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_module(f"bench.{name}", run_name="__main__")
+        assert left.value.code == code
+    assert f"usage: python -m bench.{name}" in capsys.readouterr().out
