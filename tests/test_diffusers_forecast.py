@@ -228,10 +228,12 @@ def test_histories_of_branches_are_separate():
     assert_same_bits(guided, plain)
 
 
-def test_memory_is_freed_when_a_run_ends():
+@pytest.mark.parametrize("through", ["the pipeline", "another pipeline with its scheduler"])
+def test_memory_is_freed_when_a_run_ends(through):
     made = family("flux")
+    user = replace(made, pipe=made.pipe if through == "the pipeline" else diffusers.FluxPipeline.from_pipe(made.pipe))
     with apply_forecast(made.pipe, SHORT) as handle:
-        run(made, STEPS)
+        run(user, STEPS)
         held = [branch.forecaster for denoiser in handle.denoisers for branch in denoiser.branches.values()]
     assert held == [None]
     assert handle.summary()["branches"][0]["peak bytes"] == 6 * 192 * 32 * 4  # six features, 192 tokens of 32

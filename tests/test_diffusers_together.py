@@ -127,6 +127,12 @@ def test_plans_of_what_cannot_be(options, message):
         plan_acceleration([1.0, 0.5, 0.0], (128, 128), **options)
 
 
+def test_plans_want_their_own_configurations():
+    for options in ({"progressive": ForecastConfig()}, {"forecast": ProgressiveConfig()}):
+        with pytest.raises(TypeError, match="plan_acceleration: config must be a"):
+            plan_acceleration([1.0, 0.5, 0.0], (128, 128), **options)
+
+
 @pytest.mark.parametrize("name", ["flux", "wan", "ltx"])
 def test_histories_can_cross_a_transition(name):
     """The features of the coarse steps, expanded by our own op, take part in the first forecast at full size."""

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from spectral_kernels.adapters.diffusers.config import ForecastConfig, ProgressiveConfig
+from spectral_kernels.adapters.diffusers.config import ForecastConfig, ProgressiveConfig, checked
 from spectral_kernels.adapters.diffusers.forecast import Forecasting, apply_forecast
 from spectral_kernels.adapters.diffusers.grids import Size
 from spectral_kernels.adapters.diffusers.models import MODELS, check_forecast, check_progressive, tokens_of
@@ -93,8 +93,10 @@ def plan_acceleration(
         raise ValueError(f"plan_acceleration: denoiser must be one of {', '.join(sorted(MODELS))}, got {denoiser!r}")
     facts = MODELS[denoiser]
     if progressive is not None:
+        checked("plan_acceleration", progressive, ProgressiveConfig)
         check_progressive("plan_acceleration", denoiser, facts)
     if forecast is not None:
+        checked("plan_acceleration", forecast, ForecastConfig)
         check_forecast("plan_acceleration", denoiser, facts)
     whole = ProgressiveConfig(scales=(1.0,), transition_sigmas=())
     plan = schedule_of(progressive if progressive is not None else whole, list(sigmas), size, facts)

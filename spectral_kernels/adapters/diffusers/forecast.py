@@ -106,6 +106,9 @@ class Denoiser:
     def after(self, module: nn.Module, args: tuple, out: Any) -> None:
         """Forward hook, called after errors too: every block is back in its place."""
         self.blocks.restore()
+        # Not every loop says when it is over: modular ones and other pipelines with this scheduler close no bar.
+        if self.branch is not None and self.branch.last == self.owner.clock.num_steps - 1:
+            self.branch.forecaster = None
 
     def record(self, out: Any) -> None:
         branch = self.branch
@@ -244,7 +247,8 @@ class Forecasting(Handle):
             raise
 
     def remove(self) -> None:
-        """Take everything off; blocks, hooks and histories are as if never touched."""
+        """Take everything off; blocks, hooks and histories are as if never touched. The summary stays."""
+        self.summary()
         for denoiser in self.denoisers:
             denoiser.remove()
         self.denoisers = []
