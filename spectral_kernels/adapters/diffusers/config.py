@@ -33,8 +33,9 @@ class ProgressiveConfig:
 
     Parameters
     ----------
-    delta : error bound of a frequency that is treated as noise, relative to white noise of variance 1; larger is
-        faster. Papers use 0.01 to 0.1.
+    delta : tolerated error of a frequency that is treated as noise, relative to white noise of variance 1; larger is
+        faster. Papers use 0.01 to 0.1. What a Gaussian of the spectrum would err; structured data err more, see
+        docs/schedules.md.
     scales : side of each stage over the full side, ascending to 1: numbers, or pairs (height, width). Any number of
         stages; sides are rounded to the model's patches.
     basis : "dct", "fft", or a wavelet as in `dwt_expand`, for sides that change by powers of two.
@@ -44,7 +45,7 @@ class ProgressiveConfig:
     align : False leaves levels and states unaligned (not for "matched").
     spectrum : PowerLaw of the latents; default is the model's preset.
     transition_sigmas : levels at which a stage ends, one per transition, in place of `delta` and `spectrum`.
-    precision : of the ops, "exact" or "fast".
+    precision : of the ops, as in `dct_expand`.
     """
 
     delta: float = 0.05
@@ -101,8 +102,8 @@ class ForecastConfig:
     Parameters
     ----------
     warmup, window, flex : the schedule, see `evaluation_steps`. The defaults evaluate 14 steps of 50.
-    steps : an explicit list of steps to evaluate instead, from 0 on.
-    budget : a number of evaluations instead of `flex`.
+    steps : an explicit list of steps to evaluate instead, counted from the first step of the run: ascending from 0.
+    budget : a number of evaluations instead of `flex`; not beside `steps`.
     method : "chebyshev" (Spectrum), "taylor" (TaylorSeer), "hermite" (HiCache), "linear", "reuse" (FORA), or a weight
         maker of your own.
     degree, ridge, blend : of the Chebyshev fit. order : of Taylor and Hermite, default that of their weight makers.
