@@ -35,6 +35,17 @@ def test_every_public_name_is_explained():
     assert public - explained == set()
 
 
+PAGES = [path.relative_to(ROOT) for folder in (".", "docs", "bench") for path in sorted((ROOT / folder).glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert links or page != Path("README.md")
+    for link in links:
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
 def test_files_named_exist():
     for path in re.findall(r"`((?:tests|reference|bench|spectral_kernels|bindings)/[\w./]*)`", README):
         assert (ROOT / path).exists(), path
