@@ -5,8 +5,9 @@
 
 Every level is stored in the type of the input, and the next one is made from what was stored. All arithmetic is
 float32, each operation rounded once, in the order written here, + 0 at the end (a zero is positive), then rounded to
-the type. Two to a few terms on a line need no wider sums, and float32 is what every processor is fast in. A NaN is the
-quiet NaN and stays with the pixels that are computed from it. float64 arrays are computed in float64.
+the type, where a negative number too small for it becomes -0. Two to a few terms on a line need no wider sums, and
+float32 is what every processor is fast in. A NaN is the quiet NaN and stays with the pixels that are computed from it.
+float64 arrays are computed in float64.
 
 Results are float32 arrays that hold values of the type, so that bfloat16, which NumPy does not have, needs no other
 rule.
@@ -26,9 +27,15 @@ Size = tuple[int, int]
 
 
 def stored(y: Numbers, dtype: str = "float32") -> Floats:
-    """To float32 and on to the type, to nearest even, as float32; every NaN the quiet one, a zero positive."""
+    """What a sum is stored as: `narrowed` from y + 0, where no zero is negative."""
+    with np.errstate(invalid="ignore"):
+        return narrowed(y + 0.0, dtype)
+
+
+def narrowed(y: Numbers, dtype: str = "float32") -> Floats:
+    """To float32 and on to the type, to nearest even, as float32; every NaN the quiet one."""
     with np.errstate(over="ignore", invalid="ignore"):
-        single = (y + 0.0).astype(np.float32)
+        single = y.astype(np.float32)
         if dtype == "float16":
             single = single.astype(np.float16).astype(np.float32)
         elif dtype == "bfloat16":
@@ -122,10 +129,16 @@ DOWN = {"area": area_down, "bilinear": bilinear_down, "dct": dct_down}
 UP = {"area": area_up, "bilinear": bilinear_up, "dct": dct_up}
 
 
+def down_sampled(fine: Floats, size: Size, resample: str, dtype: str) -> Floats:
+    """down(fine) as it is stored; what comes from the cosine basis has been through its + 0."""
+    coarse = DOWN[resample](fine, size)
+    return narrowed(coarse, dtype) if resample == "dct" else stored(coarse, dtype)
+
+
 def up_sampled(coarse: Floats, size: Size, resample: str, dtype: str) -> Numbers:
     """up(coarse); from the cosine basis it comes out as a stored image, from the others in float32."""
     fine = UP[resample](coarse, size)
-    return stored(fine, dtype) if resample == "dct" else fine
+    return narrowed(fine, dtype) if resample == "dct" else fine
 
 
 def pyramid(x: Floats, sizes: list[Size], resample: str = "area", dtype: str = "float32") -> list[Floats]:
@@ -133,11 +146,11 @@ def pyramid(x: Floats, sizes: list[Size], resample: str = "area", dtype: str = "
     levels: list[Floats] = []
     fine = x.astype(np.float32)
     for size in sizes[-2::-1]:
-        coarse = stored(DOWN[resample](fine, size), dtype)
+        coarse = down_sampled(fine, size, resample, dtype)
         with np.errstate(invalid="ignore"):
             levels.insert(0, stored(fine - up_sampled(coarse, fine.shape[-2:], resample, dtype), dtype))
         fine = coarse
-    return [stored(fine, dtype), *levels]
+    return [fine, *levels] if levels else [stored(fine, dtype)]
 
 
 def reconstruct(levels: list[Floats], resample: str = "area", dtype: str = "float32") -> Floats:
@@ -175,13 +188,13 @@ def orthonormal_pyramid(x: Floats, levels: int, basis: str, dtype: str = "float3
     for _ in range(levels - 1):
         size = fine.shape[-2] // 2, fine.shape[-1] // 2
         if basis == "haar":
-            spectrum = stored(expand.transform(fine, basis="haar", coarse=size), dtype)
+            spectrum = narrowed(expand.transform(fine, basis="haar", coarse=size), dtype)
             found.insert(0, bands(spectrum, size))
-            fine = stored(spectrum[..., : size[0], : size[1]] / 2, dtype)
+            fine = narrowed(spectrum[..., : size[0], : size[1]] / 2, dtype)
         else:
-            spectrum = stored(expand.transform(fine), dtype)
-            found.insert(0, stored(expand.transform(bands(spectrum, size), inverse=True), dtype))
-            fine = stored(expand.truncate(fine, size), dtype)
+            spectrum = narrowed(expand.transform(fine), dtype)
+            found.insert(0, narrowed(expand.transform(bands(spectrum, size), inverse=True), dtype))
+            fine = narrowed(expand.truncate(fine, size), dtype)
     return [fine, *found]
 
 
@@ -190,11 +203,11 @@ def orthonormal_reconstruct(levels: list[Floats], basis: str, dtype: str = "floa
     fine = levels[0]
     for detail in levels[1:]:
         if basis == "haar":
-            low, high, coarse = stored(fine * 2, dtype), detail, fine.shape[-2:]
+            low, high, coarse = narrowed(fine * 2, dtype), detail, fine.shape[-2:]
         else:
-            low, high = (stored(expand.transform(plane), dtype) for plane in (fine, detail))
-            low, coarse = stored(low * 2, dtype), None
-        fine = stored(expand.transform(joined(low, high), basis=basis, inverse=True, coarse=coarse), dtype)
+            low, high = (narrowed(expand.transform(plane), dtype) for plane in (fine, detail))
+            low, coarse = narrowed(low * 2, dtype), None
+        fine = narrowed(expand.transform(joined(low, high), basis=basis, inverse=True, coarse=coarse), dtype)
     return fine
 
 

@@ -255,6 +255,48 @@ def test_no_zero_is_negative(device):
         assert_same_bits(laplacian_reconstruct(given, resample), torch.zeros(1, 3, 7, 10))
 
 
+SMALLEST = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("resample", "sizes"),
+    [
+        ("area", [(4, 5), (7, 10)]),  # blocks of 2 x 2, and others
+        ("area", [(3, 4), (7, 10)]),
+        ("bilinear", [(4, 5), (8, 10)]),  # exactly half, and not
+        ("bilinear", [(3, 4), (7, 10)]),
+        ("dct", [(3, 4), (7, 10)]),
+    ],
+    ids=str,
+)
+def test_numbers_that_the_type_hardly_holds(device, resample, sizes, dtype):
+    """A negative number below the smallest one of a type is rounded to -0, and stored so once."""
+    x = (states((1, 3, *sizes[-1]))[0] * 2).round() * SMALLEST[dtype]
+    x = x.to(getattr(torch, dtype))
+    expected = reference.pyramid(x.float().numpy(), sizes, resample, dtype)
+    found = laplacian_pyramid(x.to(device), sizes, resample)
+    for level, wanted in zip(found, expected, strict=True):
+        assert_same_bits(level.float(), wanted)
+    if dtype != "float32":
+        assert (expected[0].view(np.int32) == -(2**31)).any()
+    again = reference.reconstruct(expected, resample, dtype)
+    assert_same_bits(laplacian_reconstruct(found, resample).float(), again)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("basis", ["dct", "haar"])
+def test_orthonormal_levels_of_numbers_that_the_type_hardly_holds(device, basis, dtype):
+    x = (states((1, 3, 4, 8))[0] * 2).round() * SMALLEST[dtype]
+    x = x.to(getattr(torch, dtype))
+    expected = reference.orthonormal_pyramid(x.float().numpy(), 2, basis, dtype)
+    found = laplacian_pyramid(x.to(device), 2, basis=basis)
+    for level, wanted in zip(found, expected, strict=True):
+        assert_same_bits(level.float(), wanted)
+    again = reference.orthonormal_reconstruct(expected, basis, dtype)
+    assert_same_bits(laplacian_reconstruct(found, basis=basis).float(), again)
+
+
 def test_a_lone_level_is_stored_like_any_other():
     bits = torch.tensor([0, -(2**31), 0x7FC00001, -1, 0x7F800001, 0x3F800000], dtype=torch.int32)  # zeros, NaNs, 1
     x = bits.view(torch.float32).view(1, 2, 3)

@@ -55,8 +55,8 @@ def store_fine(p_plane, even, odd, o_row, o_fine, size, strides):
 
 @triton.jit
 def load_means(p_x, o_row, o_column, o_fine, size, strides):
-    """Means of blocks as they will be stored, and their pixels. Rows of a column first; at an odd end a block holds one
-    row or one column, and the rest of it is 0."""
+    """Means of blocks as they will be stored, which `round_to` then keeps, and their pixels. Rows of a column first; at
+    an odd end a block holds one row or one column, and the rest of it is 0."""
     a, b = load_fine(p_x, 2 * o_row, o_fine, size, strides)
     c, d = load_fine(p_x, 2 * o_row + 1, o_fine, size, strides)
     share = tl.where(2 * o_row + 1 < size[0], 0.5, 1.0) * tl.where(2 * o_column + 1 < size[1], 0.5, 1.0)
@@ -108,7 +108,7 @@ def split_area(
     p_detail = detail + plane_offset(i_plane, per_sample, c2, detail_strides)
     mean, a, b, c, d = load_means(p_x, o_row, o_column, o_fine, size, x_strides)
     mask = (o_row < coarse_size[0]) & (o_column < coarse_size[1])
-    tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), narrow(mean, coarse.dtype.element_ty), mask=mask)
+    tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), round_to(mean, coarse.dtype.element_ty), mask=mask)
     store_fine(p_detail, a - mean, b - mean, 2 * o_row, o_fine, size, detail_strides)
     store_fine(p_detail, c - mean, d - mean, 2 * o_row + 1, o_fine, size, detail_strides)
 
@@ -133,7 +133,7 @@ def split_bilinear(
         )
         mask = (o_row < coarse_size[0]) & (o_column < coarse_size[1])
         tl.store(
-            p_coarse + element(o_row, o_column, coarse_strides, 1), narrow(mean, coarse.dtype.element_ty), mask=mask
+            p_coarse + element(o_row, o_column, coarse_strides, 1), round_to(mean, coarse.dtype.element_ty), mask=mask
         )
         up_a, up_c = doubled(even_before, even, even_after, o_row, coarse_size[0] - 1)
         up_b, up_d = doubled(odd_before, odd, odd_after, o_row, coarse_size[0] - 1)

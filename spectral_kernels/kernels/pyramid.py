@@ -17,7 +17,7 @@ from spectral_kernels.kernels.launch import blocks, power_of_two
 from spectral_kernels.kernels.noise import normal_quad, sample_seed
 from spectral_kernels.kernels.octave import load_wide, narrow
 from spectral_kernels.kernels.planes import element, plane_offset
-from spectral_kernels.kernels.rounding import widen
+from spectral_kernels.kernels.rounding import round_to, widen
 
 # Pixels of one program of four warps. Bilinear splitting holds sixteen neighbours of each: with more pixels it spills.
 PIXELS, SPLIT_BILINEAR_PIXELS, TILE_COLUMNS = 1024, 256, 128
@@ -110,7 +110,7 @@ def split_kernel(
     else:
         if (first_row < coarse_size[0]) & (first_column < coarse_size[1]):
             low = coarse_value(p_x, o_row, o_column, size, coarse_size, x_strides, m_coarse, DTYPE)
-            tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), narrow(low, DTYPE), mask=m_coarse)
+            tl.store(p_coarse + element(o_row, o_column, coarse_strides, 1), round_to(low, DTYPE), mask=m_coarse)
         mask = (o_row < size[0]) & (o_column < size[1])
         top, bottom, f_rest, f = point(o_row, coarse_size[0], size[0], KIND)
         left, right, g_rest, g = point(o_column, coarse_size[1], size[1], KIND)
