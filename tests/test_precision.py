@@ -97,6 +97,23 @@ def test_variants_of_fast_are_one_on_a_cpu(precision, backend):
             assert_same_bits(call(precision), call("fast"))
 
 
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_autocast_changes_no_product(backend, precision):
+    """It would multiply in bfloat16, forwards and backwards."""
+    x = random((2, 7, 9)).requires_grad_()
+
+    def found():
+        y = dct_expand(x, 2, t=0.35, seed=3, precision=precision).x
+        return y, *torch.autograd.grad(y.square().sum(), x)
+
+    with available(backend):
+        expected = found()
+        with torch.autocast("cpu", torch.bfloat16):
+            for y, wanted in zip(found(), expected, strict=True):
+                assert_same_bits(y, wanted)
+
+
 def test_info_measures_what_exact_costs_here(capsys):
     ratio, calls = info.cost_of_exact(seconds=0.02)
     assert 0.1 < ratio < 1000 and calls >= 3

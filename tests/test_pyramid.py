@@ -434,6 +434,22 @@ def test_gradients_have_the_type_of_the_image(resample, dtype):
     torch.testing.assert_close(x.grad.float(), torch.full((2, 9, 12), 2.0), rtol=8 * torch.finfo(x.dtype).eps, atol=0)
 
 
+def test_autocast_changes_no_gradient():
+    """Where a size is no half, interpolation's transpose is a matrix product, which autocast would take to bfloat16."""
+    x = torch.randn(2, 11, 7)
+
+    def loss(x):
+        return sum((level**3).sum() for level in laplacian_pyramid(x, [(5, 4), (11, 7)], "bilinear"))
+
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = torch.autograd.grad(loss(leaf), leaf)
+        mapped = torch.func.grad(loss)(x)
+    assert_same_bits(found, expected)
+    assert_same_bits(mapped, expected)
+
+
 @pytest.mark.parametrize("resample", RESAMPLES)
 def test_vmap(resample, monkeypatch):
     x = torch.randn(3, 2, 4, 8, 6)

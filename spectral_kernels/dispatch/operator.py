@@ -89,7 +89,8 @@ class Operator:
         )
 
     def _backward(self, ctx: Any, *gradients: Any) -> Any:
-        return self._formula[0](ctx, *gradients)
+        with torch._C._DisableAutocast():  # a formula's types are its own, also where it is no custom op
+            return self._formula[0](ctx, *gradients)
 
     def _setup_context(self, ctx: Any, inputs: tuple, output: Any) -> None:
         if self._formula[1] is not None:
