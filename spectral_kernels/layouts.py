@@ -90,7 +90,7 @@ def view(x: Tensor, name: str, size: Sequence[int]) -> Tensor:
     if name == "planes":
         lead = x.shape[:-2]
         if len(lead) > 3:
-            x = x.reshape(lead[0], lead[1], -1, h, w)
+            x = x.flatten(2, -3)
             lead = x.shape[:-2]
         return x.view(*lead, *(1,) * (3 - len(lead)), h, 1, w, 1)
     batch, _, channels = x.shape

@@ -404,6 +404,14 @@ def test_a_sample_has_the_same_noise_alone(device):
     assert_same_bits(together.noisy[0][2:], alone.noisy[0])
 
 
+def test_a_level_without_planes_beside_one_with_planes(device):
+    """Five dimensions and more are merged, which must not divide by no elements."""
+    levels = [torch.randn(2, 0, 3, 1, 4, 4, device=device), torch.randn(2, 1, 5, 7, device=device)]
+    noisy = noise_levels(levels, [[0.5, 0.5]] * 2, 4).noisy
+    assert noisy[0].shape == levels[0].shape
+    assert_same_bits(noisy[1], noise_levels(levels[1:], [[0.5]] * 2, 4, stream=1).noisy[0])
+
+
 # Odd sides; halves; halves of one side alone; blocks that do not divide, or a ratio that is no number.
 @pytest.mark.parametrize("sizes", [3, [(3, 4), (6, 8)], [(3, 8), (6, 8)], [(1, 3), (2, 3)], [(3, 2), (7, 5)]], ids=str)
 @pytest.mark.parametrize("resample", RESAMPLES)
