@@ -171,8 +171,8 @@ def noise_levels(
     op = "noise_levels"
     if isinstance(levels, Tensor) or not isinstance(levels, Sequence) or len(levels) == 0:
         raise TypeError(f"{op}: levels must be a list of at least one tensor, got {type(levels).__name__}")
-    for level in levels:
-        arguments.state(op, level)
+    for s, level in enumerate(levels):
+        arguments.state(op, level, name=f"levels[{s}]")
         if hasattr(level, "device_mesh"):
             raise TypeError(
                 f"{op}: levels must be tensors, got a DTensor; noise each process's own samples, level.to_local(), "
@@ -199,14 +199,16 @@ def check_pyramid(op: str, pyramid: Sequence[Tensor], resample: str, basis: str 
     _check_kind(op, resample, basis)
     if isinstance(pyramid, Tensor) or not isinstance(pyramid, Sequence) or len(pyramid) == 0:
         raise TypeError(f"{op}: pyramid must be a list of at least one level, got {type(pyramid).__name__}")
-    for level in pyramid:
-        arguments.state(op, level)
+    for s, level in enumerate(pyramid):
+        arguments.state(op, level, name=f"pyramid[{s}]")
     _check_together(op, pyramid, resample, basis)
 
 
 def level_times(op: str, times, samples: int, levels: int, device: torch.device) -> Tensor:
     """Times as float64 [samples, levels]; values that can be seen without waiting for a device are checked."""
-    times = torch.as_tensor(times, dtype=torch.float64)
+    times = _table(op, "times", times, torch.float64)
+    if times.requires_grad:
+        raise ValueError(f"{op}: times are constants of the op and carry no gradient; pass times.detach()")
     if times.shape != (samples, levels):
         raise ValueError(
             f"{op}: times must have the shape (samples, levels) = ({samples}, {levels}), got {tuple(times.shape)}; "
@@ -219,13 +221,23 @@ def level_times(op: str, times, samples: int, levels: int, device: torch.device)
 
 def level_mask(op: str, mask: Tensor, samples: int, levels: int, device: torch.device) -> Tensor:
     """A mask as bool [samples, levels]."""
-    mask = torch.as_tensor(mask)
+    mask = _table(op, "mask", mask)
     if mask.dtype != torch.bool or mask.shape != (samples, levels):
         raise ValueError(
             f"{op}: mask must be bool of the shape (samples, levels) = ({samples}, {levels}), got {mask.dtype} "
             f"{tuple(mask.shape)}"
         )
     return mask.to(device)
+
+
+def _table(op: str, name: str, given, dtype: torch.dtype | None = None) -> Tensor:
+    arguments.whole(op, name, given)
+    try:
+        return torch.as_tensor(given, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{op}: {name} must be a tensor or rows of one number per level, one row a sample, got {given!r}"
+        ) from error
 
 
 # ---------------------------------------------------------------- one level
