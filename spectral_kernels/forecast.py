@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from spectral_kernels.arguments import readable
+from spectral_kernels.arguments import FLOATS, readable
 from spectral_kernels.dispatch import forecast as ops
 from spectral_kernels.weights import (
     chebyshev_weights,
@@ -60,7 +60,7 @@ def forecast(features: Sequence[Tensor], weights: Tensor | Sequence, *, out: Ten
         No features, different shapes or devices, weights of another length or (on the CPU) not finite, an `out` that
         does not fit.
     TypeError
-        Features that are not floating-point tensors.
+        Features that are not dense tensors of these types or float64, weights that are no real numbers.
     """
     features = list(features)
     _check_features("forecast", features)
@@ -116,9 +116,14 @@ def _check_features(op: str, features: list[Tensor]) -> None:
         raise ValueError(f"{op}: no features were given; a forecast needs at least one")
     first = features[0]
     for k, h in enumerate(features):
-        if not isinstance(h, Tensor) or not h.is_floating_point():
-            what = h.dtype if isinstance(h, Tensor) else type(h).__name__
-            raise TypeError(f"{op}: features must be floating-point tensors, feature {k} is {what}")
+        if not isinstance(h, Tensor) or h.dtype not in FLOATS or h.layout != torch.strided:
+            what = type(h).__name__
+            if isinstance(h, Tensor):
+                what = h.layout if h.dtype in FLOATS else h.dtype
+            raise TypeError(
+                f"{op}: features must be dense tensors of float32, float16, bfloat16 or float64, feature {k} is "
+                f"{what}; convert it"
+            )
         if h is not first and (h.shape != first.shape or h.device != first.device):
             raise ValueError(
                 f"{op}: features must share one shape and device; feature 0 is {tuple(first.shape)} on "
@@ -129,7 +134,15 @@ def _check_features(op: str, features: list[Tensor]) -> None:
 
 def _check_weights(op: str, features: list[Tensor], weights: Tensor | Sequence) -> Tensor:
     kind = torch.float64 if ops.wide(features) else torch.float32
-    weights = weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float64)
+    if not isinstance(weights, Tensor):
+        try:
+            weights = torch.tensor(weights, dtype=torch.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{op}: weights must be numbers, one per feature, or rows of them, got {weights!r}"
+            ) from error
+    if weights.is_complex():
+        raise TypeError(f"{op}: weights must be real, got {weights.dtype}; give weights.real")
     if weights.ndim not in (1, 2) or weights.shape[-1] != len(features) or weights.numel() == 0:
         raise ValueError(
             f"{op}: {len(features)} features need weights of shape [{len(features)}] or [G, {len(features)}], got "
@@ -148,10 +161,12 @@ def _check_weights(op: str, features: list[Tensor], weights: Tensor | Sequence) 
 
 def _check_out(features: list[Tensor], weights: Tensor, out: Tensor) -> None:
     shape = (*weights.shape[:-1], *features[0].shape)
-    if tuple(out.shape) != shape or out.device != features[0].device or not out.is_floating_point():
+    if not isinstance(out, Tensor):
+        raise TypeError(f"forecast: out must be a tensor to write into, got {type(out).__name__}")
+    if tuple(out.shape) != shape or out.device != features[0].device or out.dtype not in FLOATS:
         raise ValueError(
-            f"forecast: out must be a floating-point tensor {shape} on {features[0].device}, got {out.dtype} "
-            f"{tuple(out.shape)} on {out.device}"
+            f"forecast: out must be a tensor {shape} of float32, float16, bfloat16 or float64 on {features[0].device}, "
+            f"got {out.dtype} {tuple(out.shape)} on {out.device}"
         )
     if not torch.compiler.is_compiling():
         memory = out.untyped_storage().data_ptr()

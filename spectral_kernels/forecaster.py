@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral_kernels.arguments import FLOATS
 from spectral_kernels.dispatch import forecast as ops
 from spectral_kernels.forecast import chebyshev_forecast, forecast
 from spectral_kernels.history import ERROR_BOUND, SHARED, Pinned, encode
@@ -118,9 +119,12 @@ class Forecaster:
         Steps must ascend and the shape, dtype and device must stay until `reset`, else `ValueError`. Gradients are not
         kept: use `forecast` to train through a forecast.
         """
-        if not isinstance(feature, Tensor) or not feature.is_floating_point():
+        if not isinstance(feature, Tensor) or feature.dtype not in FLOATS:
             what = feature.dtype if isinstance(feature, Tensor) else type(feature).__name__
-            raise TypeError(f"Forecaster: a feature must be a floating-point tensor, got {what}")
+            raise TypeError(
+                f"Forecaster: a feature must be a tensor of float32, float16, bfloat16 or float64, got {what}; convert "
+                "it"
+            )
         if self._shape is not None and (feature.shape, feature.dtype, feature.device) != (
             self._shape,
             self._dtype,

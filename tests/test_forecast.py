@@ -355,7 +355,18 @@ def test_errors():
         forecast([a.long()], [1.0])
     with pytest.raises(TypeError, match="feature 1 is float"):
         forecast([a, 2.0], [1.0, 1.0])
-    for out in (b, torch.zeros(2, 3, dtype=torch.int32), torch.zeros(1, 2, 3)):
+    for other, named in ((a.to(torch.float8_e4m3fn), "torch.float8_e4m3fn"), (a.to_sparse(), "torch.sparse_coo")):
+        with pytest.raises(TypeError, match=f"dense tensors of float32.*feature 0 is {named}; convert it"):
+            forecast([other], [1.0])
+    for weights, message in (
+        ("ab", "must be numbers.*got 'ab'"),
+        (torch.tensor([1j]), "must be real, got .*weights.real"),
+    ):
+        with pytest.raises(TypeError, match=f"forecast: weights {message}"):
+            forecast([a], weights)
+    with pytest.raises(TypeError, match="out must be a tensor to write into, got int"):
+        forecast([a], [1.0], out=3)
+    for out in (a.to(torch.float8_e4m3fn), b, torch.zeros(2, 3, dtype=torch.int32), torch.zeros(1, 2, 3)):
         with pytest.raises(ValueError, match="out must be"):
             forecast([a], [1.0], out=out)
     with pytest.raises(ValueError, match="share memory"):

@@ -392,8 +392,9 @@ def test_errors_in_a_run():
         forecaster.predict(2)
     with pytest.raises(ValueError, match=r"call reset\(\) before a run of another shape"):
         forecaster.update(4, torch.zeros(5))
-    with pytest.raises(TypeError, match="floating-point"):
-        forecaster.update(4, torch.zeros(4, dtype=torch.int32))
+    for dtype in (torch.int32, torch.float8_e4m3fn):
+        with pytest.raises(TypeError, match=f"a feature must be a tensor of float32.*got {dtype}; convert it"):
+            forecaster.update(4, torch.zeros(4, dtype=dtype))
     with pytest.raises(ValueError, match="moments are float32"):
         Forecaster(50, storage="moments").update(0, torch.zeros(4, dtype=torch.float64))
     with pytest.raises(RuntimeError, match="no gradient"):
