@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_kernels.arguments import readable, whole
+from spectral_kernels.arguments import plain, readable, whole
 from spectral_kernels.cached import cached
 from spectral_kernels.dispatch import noise as ops
 
@@ -110,6 +110,7 @@ def seeds_for(op: str, seed: Seed, samples: int, device: torch.device) -> tuple[
 
 
 def checked_stream(op: str, stream: int) -> int:
+    stream = plain(stream)
     if isinstance(stream, bool) or not isinstance(stream, int):
         raise TypeError(f"{op}: stream must be an int, got {type(stream).__name__}")
     if not 0 <= stream < 1 << 32:
@@ -118,23 +119,25 @@ def checked_stream(op: str, stream: int) -> int:
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    shape = plain(shape)
     if isinstance(shape, str) or not isinstance(shape, Sequence):
         raise TypeError(f"normal: shape must be a sequence of ints, got {type(shape).__name__}; write (n,) for one row")
+    shape = tuple(map(plain, shape))
     for size in shape:
         if isinstance(size, bool) or not isinstance(size, (int, torch.SymInt)):
-            raise TypeError(f"normal: shape must hold ints, got {size!r} in {tuple(shape)}")
+            raise TypeError(f"normal: shape must hold ints, got {size!r} in {shape}")
     if len(shape) == 0:
         raise ValueError("normal: shape must have at least one dimension, got (); use (1,) and [0]")
     for size in shape:
         if size < 0:
-            raise ValueError(f"normal: shape must hold sizes of 0 or more, got {tuple(shape)}")
+            raise ValueError(f"normal: shape must hold sizes of 0 or more, got {shape}")
     _, planes, rows, columns = plane_counts(shape)
     if columns > 1 << 32 or rows > 1 << 34 or planes > 1 << 32:
         raise ValueError(
-            f"normal: a sample has at most 2**32 planes of 2**34 rows and 2**32 columns, got {tuple(shape)}; "
+            f"normal: a sample has at most 2**32 planes of 2**34 rows and 2**32 columns, got {shape}; "
             "draw it in parts with different streams"
         )
-    return tuple(shape)
+    return shape
 
 
 def _checked_seed(op: str, seed: Any, samples: int) -> int:

@@ -73,6 +73,7 @@ def laplacian_pyramid(
     op = "laplacian_pyramid"
     _check_kind(op, resample, basis)
     _, size = arguments.state(op, x)
+    levels = arguments.plain(levels)
     sizes = _sizes(op, size, levels)
     if basis is not None and not isinstance(levels, int):
         raise ValueError(f"{op}: with basis={basis!r} levels must be a number, got {levels!r}; or use resample")
@@ -317,6 +318,7 @@ def _sizes(op: str, size: tuple[int, int], levels) -> list[tuple[int, int]]:
         return sizes
     sizes = []
     for pair in levels:
+        pair = tuple(map(arguments.plain, pair)) if isinstance(pair, Sequence) else arguments.plain(pair)
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(type(side) is int for side in pair):
             raise TypeError(f"{op}: sizes of levels must be pairs of integers (height, width), got {pair!r}")
         sizes.append((pair[0], pair[1]))

@@ -4,6 +4,7 @@
 from torch import Tensor
 
 from spectral_kernels import arguments, wavelets
+from spectral_kernels.arguments import plain
 from spectral_kernels.dispatch.product import Product
 from spectral_kernels.dispatch.sharded import plane_product
 
@@ -72,9 +73,9 @@ def _transform(
 ) -> Tensor:  # fmt: skip
     """`coarse` is where the levels of a wavelet lead to; other bases do not depend on it."""
     arguments.tensor(op, x)
-    if not isinstance(dims, tuple | list) or len(dims) != 2 or not all(isinstance(dim, int) for dim in dims):
+    if not isinstance(dims, tuple | list) or len(dims) != 2 or not all(type(plain(dim)) is int for dim in dims):
         raise TypeError(f"{op}: dims must be a pair of integers, got {dims!r}")
-    rows, columns = dims
+    rows, columns = dims = plain(dims[0]), plain(dims[1])
     if not (-x.ndim <= rows < x.ndim and -x.ndim <= columns < x.ndim) or rows % x.ndim == columns % x.ndim:
         raise ValueError(f"{op}: dims must be two different dimensions of x, which has {x.ndim}, got {dims}")
     moved = x if (rows % x.ndim, columns % x.ndim) == (x.ndim - 2, x.ndim - 1) else x.movedim(dims, (-2, -1))

@@ -230,6 +230,7 @@ ERRORS = [
     # dims
     (TypeError, r"dims must be a pair of integers, got 2", dctn, (X, 2), {}),
     (TypeError, r"dims must be a pair of integers, got \(0.5, 1\)", dctn, (X, (0.5, 1)), {}),
+    (TypeError, r"dims must be a pair of integers, got \(True, False\)", dctn, (X, (True, False)), {}),
     (ValueError, r"two different dimensions of x, which has 4, got \(1, 1\)", dctn, (X, (1, 1)), {}),
     (ValueError, r"two different dimensions of x, which has 4, got \(-1, 3\)", idctn, (X, (-1, 3)), {}),
     (ValueError, r"two different dimensions of x, which has 4, got \(0, 4\)", dctn, (X, (0, 4)), {}),
@@ -352,6 +353,12 @@ def test_numbers_of_numpy_are_numbers():
         found, again = dct_expand(X, 2, t=t, seed=seed), dct_expand(X, 2, t=0.25, seed=3)
         assert_same_bits(found.x, again.x)
         assert found.t == again.t
+    assert_same_bits(dctn(X, (np.int64(1), np.int64(-1))), dctn(X, (1, -1)))
+    for shape in ((np.int64(2), 3), np.array([2, 3])):
+        assert_same_bits(normal(shape, 1, stream=np.int64(4)), normal((2, 3), 1, stream=4))
+    for levels, same in ((np.int64(2), 2), (np.array([[2, 3], [6, 8]]), [(2, 3), (6, 8)]), ([np.array([6, 8])], 1)):
+        for level, again in zip(laplacian_pyramid(X, levels), laplacian_pyramid(X, same), strict=True):
+            assert_same_bits(level, again)
     found = dct_expand(TOKENS, 2, t=0, layout=Tokens(np.int64(6), np.int64(8))).x
     assert_same_bits(found, dct_expand(TOKENS, 2, t=0, layout=Tokens(6, 8)).x)
 
