@@ -58,7 +58,7 @@ def dct_expand(
         Exactly one of seed and noise must be given unless t is 0.
     align : False keeps kappa = 1 and t' = t (the state is then no state of the flow).
     layout : how planes lie in memory, default `Planes()`; the output has the same layout at the new size.
-    precision : "exact", the same bits on every backend, correctly rounded but for about one element in ten thousand.
+    precision : "exact", the same bits on every backend, correctly rounded but for about one element in three thousand.
         Without a promise of bits, by products of float32 and by their largest relative error, ||error|| / ||y||:
         "fast" 2e-6 (float32 on a CPU, on a GPU tf32x3 or where there is none float32), "bf16x3" 2.5e-5 (three bfloat16
         products on a GPU), "tf32" 4e-3 (one tf32 product on a GPU, 10 bits; float32 elsewhere). On a CPU the three
