@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pyramids: bits on every backend, what comes back after reconstruction, gradients, and what is refused."""
+"""Pyramids: bits on every backend, and what comes back after reconstruction."""
 
 import numpy as np
 import pytest
 import torch
 from bits import assert_same_bits
-from torch._dynamo.testing import CompileCounter
 from torch.nn import functional
 
 from reference import noise
 from reference import pyramid as reference
 from spectral_kernels import dispatch, dwt2, laplacian_pyramid, laplacian_reconstruct, layouts, noise_levels, normal
-from spectral_kernels.dispatch import pyramid as ops
 
 RESAMPLES = ["area", "bilinear", "dct"]
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -410,178 +408,3 @@ def test_a_level_without_planes_beside_one_with_planes(device):
     noisy = noise_levels(levels, [[0.5, 0.5]] * 2, 4).noisy
     assert noisy[0].shape == levels[0].shape
     assert_same_bits(noisy[1], noise_levels(levels[1:], [[0.5]] * 2, 4, stream=1).noisy[0])
-
-
-# Odd sides; halves; halves of one side alone; blocks that do not divide, or a ratio that is no number.
-@pytest.mark.parametrize("sizes", [3, [(3, 4), (6, 8)], [(3, 8), (6, 8)], [(1, 3), (2, 3)], [(3, 2), (7, 5)]], ids=str)
-@pytest.mark.parametrize("resample", RESAMPLES)
-def test_gradients(resample, sizes):
-    size = (7, 9) if isinstance(sizes, int) else sizes[-1]
-    x = torch.randn(1, 2, *size, dtype=torch.float64, requires_grad=True)
-    levels = [level.detach().requires_grad_() for level in laplacian_pyramid(x, sizes, resample)]
-    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
-        assert check(lambda x: tuple(laplacian_pyramid(x, sizes, resample)), x)
-        assert check(lambda *levels: laplacian_reconstruct(levels, resample), levels)
-
-
-@pytest.mark.parametrize("basis", ["dct", "haar"])
-def test_gradients_of_orthonormal_pyramids(basis):
-    x = torch.randn(1, 2, 4, 8, dtype=torch.float64, requires_grad=True)
-    levels = [level.detach().requires_grad_() for level in laplacian_pyramid(x, 2, basis=basis)]
-    assert torch.autograd.gradcheck(lambda x: tuple(laplacian_pyramid(x, 2, basis=basis)), x)
-    assert torch.autograd.gradcheck(lambda *levels: laplacian_reconstruct(levels, basis=basis), levels)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("resample", ["area", "bilinear"])
-def test_gradients_have_the_type_of_the_image(resample, dtype):
-    x = torch.randn(2, 9, 12).to(getattr(torch, dtype)).requires_grad_()
-    (laplacian_reconstruct(laplacian_pyramid(x, 3, resample), resample).float() * 2).sum().backward()
-    assert x.grad is not None and x.grad.dtype == x.dtype
-    # What was taken apart and put together again: the identity, up to the roundings of a few sums.
-    torch.testing.assert_close(x.grad.float(), torch.full((2, 9, 12), 2.0), rtol=8 * torch.finfo(x.dtype).eps, atol=0)
-
-
-def test_autocast_changes_no_gradient():
-    """Where a size is no half, interpolation's transpose is a matrix product, which autocast would take to bfloat16."""
-    x = torch.randn(2, 11, 7)
-
-    def loss(x):
-        return sum((level**3).sum() for level in laplacian_pyramid(x, [(5, 4), (11, 7)], "bilinear"))
-
-    leaf = x.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(loss(leaf), leaf)
-    with torch.autocast("cpu", torch.bfloat16):
-        (found,) = torch.autograd.grad(loss(leaf), leaf)
-        mapped = torch.func.grad(loss)(x)
-    assert_same_bits(found, expected)
-    assert_same_bits(mapped, expected)
-
-
-@pytest.mark.parametrize("resample", RESAMPLES)
-def test_vmap(resample, monkeypatch):
-    x = torch.randn(3, 2, 4, 8, 6)
-    calls, add_up = [], ops._add_up
-    monkeypatch.setattr(ops, "_add_up", lambda *given: calls.append(1) or add_up(*given))
-
-    def both(x):
-        levels = laplacian_pyramid(x, 2, resample)
-        return *levels, laplacian_reconstruct(levels, resample)
-
-    with dispatch.backend("torch"):
-        mapped = torch.func.vmap(both, in_dims=2)(x)
-        assert len(calls) == 2  # a level down and one up, not a loop over them
-        for i in range(4):
-            for found, wanted in zip(mapped, both(x[:, :, i]), strict=True):
-                assert_same_bits(found[i], wanted)
-
-
-@pytest.mark.parametrize("resample", RESAMPLES)
-def test_one_graph_for_all_sizes(resample):
-    counter = CompileCounter()
-
-    @torch.compile(fullgraph=True, dynamic=True, backend=counter)
-    def compiled(x):
-        return laplacian_reconstruct(laplacian_pyramid(x, 3, resample), resample)
-
-    for shape in [(2, 3, 8, 12), (3, 2, 16, 20), (4, 5, 13, 30)]:
-        x = torch.randn(shape)
-        assert_same_bits(compiled(x), laplacian_reconstruct(laplacian_pyramid(x, 3, resample), resample))
-    assert counter.frame_count == 1
-
-
-def test_gradients_of_noising():
-    levels = [torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    times, mask = torch.tensor([[0.2, 1.0], [0.5, 0.3]]), torch.tensor([[True, False], [True, True]])
-
-    def noised(*levels):
-        out = noise_levels(levels, times, 3, mask=mask, layouts=[layouts.Tokens(4, 4), layouts.Patches(4, 4)])
-        return tuple(out.noisy + out.velocities)
-
-    assert torch.autograd.gradcheck(noised, levels)
-
-
-def test_custom_ops_keep_torch_s_rules():
-    x = torch.randn(2, 2, 6, 5, requires_grad=True)
-    for resample in ("area", "bilinear"):
-        torch.library.opcheck(ops.split.default, (x, [3, 3], resample))
-        coarse, detail = (y.detach().requires_grad_() for y in ops.split(x, [3, 3], resample))
-        torch.library.opcheck(ops.merge.default, (coarse, detail, resample, False))
-    torch.library.opcheck(ops.merge.default, (x.detach().clone().requires_grad_(), x, "none", True))
-    times = torch.full((2, 1), 0.5, dtype=torch.float64)
-    torch.library.opcheck(ops.noise_levels.default, ([x], times, None, None, 3, 0, "planes"))
-
-
-@pytest.mark.parametrize("resample", RESAMPLES)
-def test_compiles_whole(resample):
-    counter = CompileCounter()
-
-    @torch.compile(fullgraph=True, backend=counter)
-    def compiled(x):
-        levels = laplacian_pyramid(x, 3, resample)
-        return laplacian_reconstruct(levels, resample), noise_levels(levels, [[0.5, 0.7, 1.0]] * 2, 5).noisy[2]
-
-    x = torch.randn(2, 3, 8, 12)
-    again, noisy = compiled(x)
-    assert counter.frame_count == 1
-    levels = laplacian_pyramid(x, 3, resample)
-    assert_same_bits(again, laplacian_reconstruct(levels, resample))
-    assert_same_bits(noisy, noise_levels(levels, [[0.5, 0.7, 1.0]] * 2, 5).noisy[2])
-
-
-X = torch.zeros(1, 2, 8, 12)
-
-
-@pytest.mark.parametrize(
-    ("call", "kind", "message"),
-    [
-        (lambda: laplacian_pyramid(X, 6), ValueError, r"\(8, 12\) has 1 to 5 levels.*levels=6"),
-        (lambda: laplacian_pyramid(X, 0), ValueError, "levels=0"),
-        (lambda: laplacian_pyramid(X, 2.0), TypeError, "number or the sizes"),
-        (lambda: laplacian_pyramid(X, True), TypeError, "number or the sizes"),
-        (lambda: laplacian_pyramid(X, 2, "nearest"), ValueError, "area, bilinear, dct.*'nearest'"),
-        (lambda: laplacian_pyramid(X, 2, basis="fft"), ValueError, "basis.*'fft'"),
-        (lambda: laplacian_pyramid(X, 2, "bilinear", basis="dct"), ValueError, "resample or basis"),
-        (lambda: laplacian_pyramid(X, [(4, 6), (8, 12)], basis="dct"), ValueError, "levels must be a number"),
-        (lambda: laplacian_pyramid(X[..., :7], 2, basis="dct"), ValueError, "must be even"),
-        (lambda: laplacian_pyramid(X, [(4, 6), (8, 10)]), ValueError, "last size.*x"),
-        (lambda: laplacian_pyramid(X, [(8, 12), (4, 6), (8, 12)]), ValueError, "grow"),
-        (lambda: laplacian_pyramid(X, [(8, 12), (8, 12)]), ValueError, "grow"),
-        (lambda: laplacian_pyramid(X, [(4, 7), (8, 12)]), ValueError, "blocks of 2.*12 into 6, not 7"),
-        (lambda: laplacian_pyramid(X, [(4.0, 6), (8, 12)]), TypeError, "pairs of integers"),
-        (lambda: laplacian_pyramid(X.long(), 2), TypeError, "float32"),
-        (lambda: laplacian_pyramid(X.numpy(), 2), TypeError, "torch.Tensor"),
-        (lambda: laplacian_reconstruct([]), TypeError, "at least one level"),
-        (lambda: laplacian_reconstruct(X), TypeError, "list"),
-        (lambda: laplacian_reconstruct([X, X]), ValueError, "do not belong together"),
-        (lambda: laplacian_reconstruct([X[:, :1, :4, :6], X]), ValueError, "do not belong together"),
-        (lambda: laplacian_reconstruct([X[..., :3, :5], X]), ValueError, "blocks of 3"),
-        (lambda: laplacian_reconstruct([X[..., :4, :6].double(), X]), ValueError, "one dtype"),
-        (lambda: laplacian_reconstruct([X[..., :4, :6], X], basis="dct"), ValueError, r"must be \(1, 6, 4, 6\)"),
-        (lambda: noise_levels([X, X], [[0.5]], 1), ValueError, r"\(1, 2\), got \(1, 1\)"),
-        (lambda: noise_levels([X], [[1.5]], 1), ValueError, r"\[0, 1\], got 1.5"),
-        (lambda: noise_levels([X], [[float("nan")]], 1), ValueError, r"\[0, 1\]"),
-        (
-            lambda: noise_levels([X], torch.ones(1, 1, requires_grad=True), 1),
-            ValueError,
-            r"no gradient; pass times.det",
-        ),
-        (lambda: noise_levels([X], None, 1), TypeError, "times must be a tensor or rows of one number.*got None"),
-        (
-            lambda: noise_levels([X, X], [[0.5], [0.5, 0.5]], 1),
-            TypeError,
-            r"times must be .*got \[\[0.5\], \[0.5, 0.5\]\]",
-        ),
-        (lambda: noise_levels([X], [[0.5]], 1, mask="all"), TypeError, "mask must be a tensor or rows.*got 'all'"),
-        (lambda: noise_levels([X, None], [[0.5, 0.5]], 1), TypeError, r"levels\[1\] must be a torch.Tensor, got None"),
-        (lambda: noise_levels([X], [[0.5]], 1, mask=torch.ones(1, 1)), ValueError, "mask must be bool"),
-        (lambda: noise_levels([X, X.expand(2, -1, -1, -1)], [[0.5, 0.5]], 1), ValueError, "one batch"),
-        (lambda: noise_levels([X], [[0.5]], 1, layouts=[layouts.Tokens(4, 4)]), ValueError, "of that size"),
-        (lambda: noise_levels([X], [[0.5]], 1, layouts=[]), ValueError, "one layout per level"),
-        (lambda: noise_levels(X, [[0.5]], 1), TypeError, "list"),
-        (lambda: noise_levels([X], [[0.5]], -1), ValueError, "seed"),
-    ],
-)
-def test_what_is_refused(call, kind, message):
-    with pytest.raises(kind, match=message):
-        call()
