@@ -234,6 +234,10 @@ def test_previews_are_partial_sums_of_what_flows():
     assert [p.steps for p in previews] == [5, 9, 12]
 
 
+def test_sampling_times_are_not_rounded_to_float32():
+    assert dfm.sampling_times(1, steps=(7,))[:, 0].tolist() == [1 - k / 7 for k in range(8)]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_sampling_stays_in_the_type_of_its_noise(dtype):
     noise = dfm.initial_levels([(1, 1, 2, 2), (1, 1, 4, 4)], 3, dtype=dtype)

@@ -188,12 +188,12 @@ def sampling_times(
     if len(thresholds) != levels - 1:
         raise ValueError(f"{op}: threshold must be a number or {levels - 1} of them, got {len(thresholds)}")
     total, first = sum(steps), 0
-    times = torch.ones(total + 1, levels, dtype=torch.float64)
+    times = torch.ones(total + 1, levels, dtype=torch.float64, device="cpu")
     for s, (count, reach) in enumerate(zip(steps, [*thresholds, 1.0], strict=True)):
-        own, after = torch.arange(count + 1) / count, total - first - count
-        times[first : first + count + 1, s] = 1 - reach * own.to(torch.float64)
+        own, after = torch.arange(count + 1, dtype=torch.float64, device="cpu") / count, total - first - count
+        times[first : first + count + 1, s] = 1 - reach * own
         if after:
-            rest = (after - torch.arange(after + 1)).to(torch.float64) / after
+            rest = (after - torch.arange(after + 1, dtype=torch.float64, device="cpu")) / after
             times[first + count :, s] = (1 - reach) * rest
         first += count
     times[-1] = 0
@@ -272,7 +272,7 @@ def _is_number(value) -> bool:
 
 def _run_times(op: str, times, levels: int | None = None) -> Tensor:
     """Times of a run as float64 [steps + 1, L] on the CPU, from 1 to 0 and never rising."""
-    times = torch.as_tensor(times, dtype=torch.float64).cpu()
+    times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     if times.ndim != 2 or times.shape[1] != (levels or times.shape[1]) or len(times) < 2:
         shape = f"(steps + 1, {levels or 'levels'})"
         raise ValueError(f"{op}: times must have the shape {shape}, got {tuple(times.shape)}")
