@@ -136,7 +136,7 @@ def _check_weights(op: str, features: list[Tensor], weights: Tensor | Sequence) 
     kind = torch.float64 if ops.wide(features) else torch.float32
     if not isinstance(weights, Tensor):
         try:
-            weights = torch.tensor(weights, dtype=torch.float64)
+            weights = torch.tensor(weights, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"{op}: weights must be numbers, one per feature, or rows of them, got {weights!r}"

@@ -64,7 +64,7 @@ class Pinned:
     def __init__(self, tensor: Tensor):
         self.arrived = None
         if tensor.is_cuda:
-            self.tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self.tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
             self.tensor.copy_(tensor, non_blocking=True)
             self.arrived = torch.cuda.Event()
             self.arrived.record(torch.cuda.current_stream(tensor.device))

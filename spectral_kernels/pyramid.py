@@ -233,8 +233,10 @@ def level_mask(op: str, mask: Tensor, samples: int, levels: int, device: torch.d
 
 def _table(op: str, name: str, given, dtype: torch.dtype | None = None) -> Tensor:
     arguments.whole(op, name, given)
+    if isinstance(given, Tensor):  # where it lies: a default device would move it
+        return given if dtype is None else given.to(dtype)
     try:
-        return torch.as_tensor(given, dtype=dtype)
+        return torch.as_tensor(given, dtype=dtype, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{op}: {name} must be a tensor or rows of one number per level, one row a sample, got {given!r}"

@@ -137,7 +137,7 @@ def reuse_weights(steps: Steps, target: Target, num_steps: int, *, sigmas: Seque
 def chebyshev_row(step: float, num_steps: int, degree: int, sigmas: Sequence[float] | None = None) -> Tensor:
     """phi(step) = [T_0, ..., T_degree] as float32: what one evaluation adds to the moments, per feature element."""
     (x,), _, _ = _times("chebyshev_row", [step], step, num_steps, sigmas)
-    return torch.tensor(_basis(x, float(num_steps), degree), dtype=torch.float64).to(torch.float32)
+    return torch.tensor(_basis(x, float(num_steps), degree), dtype=torch.float64, device="cpu").to(torch.float32)
 
 
 def moment_weights(
@@ -294,7 +294,7 @@ def positions(steps: Sequence[float], num_steps: int, sigmas: Sequence[float] | 
 
 def _tensor(rows: Sequence[Sequence[float]], single: bool) -> Tensor:
     """Rounded once: from the float64 scalars to float32."""
-    return torch.tensor(rows[0] if single else rows, dtype=torch.float64).to(torch.float32)
+    return torch.tensor(rows[0] if single else rows, dtype=torch.float64, device="cpu").to(torch.float32)
 
 
 def _times(

@@ -10,9 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from spectral_kernels import (
+    Forecaster,
     Patches,
     Planes,
     Tokens,
+    chebyshev_weights,
     dct_expand,
     dct_truncate,
     dctn,
@@ -26,6 +28,7 @@ from spectral_kernels import (
     normal,
     spectral_lift,
 )
+from spectral_kernels.flow.decomposable import sampling_times
 from tests.bits import assert_same_bits
 
 X = torch.ones(2, 3, 6, 8)
@@ -394,6 +397,29 @@ def test_fake_tensors_leave_nothing_behind():
                 assert all(isinstance(part, FakeTensor | float) for part in pytree.tree_leaves(y))
         for y in every_op(*given):
             assert not any(isinstance(part, FakeTensor) for part in pytree.tree_leaves(y))
+
+
+def test_a_default_device_moves_nothing():
+    """Diffusion scripts set one: what is given on the CPU stays there, and numbers travel to a GPU as arguments."""
+
+    def on_the_cpu():
+        yield from every_op(*given)
+        yield noise_levels([X], [[0.5], [0.25]], 7, mask=[[True], [False]])
+        yield forecast([X, X], [0.5, 2.0]), chebyshev_weights([0, 1], 2, 50)
+        yield sampling_times(2, steps=(3, 2))
+        for storage in ("features", "moments"):
+            forecaster = Forecaster(50, storage=storage)
+            for step in (0, 1):
+                forecaster.update(step, X * step)
+            yield forecaster.predict(2)
+
+    given = X, NOISE, torch.tensor([0.5, 0.25]), torch.tensor([1, 2])
+    expected = pytree.tree_leaves(list(on_the_cpu()))
+    with torch.device("meta"):
+        found = pytree.tree_leaves(list(on_the_cpu()))
+    for y, wanted in zip(found, expected, strict=True):
+        if isinstance(y, torch.Tensor):
+            assert_same_bits(y, wanted)
 
 
 # x.5 goes up, whatever the parity.
