@@ -176,7 +176,7 @@ def float64_of(pattern):
 
 @triton.jit
 def weights(time, ratio, FORMULA: tl.constexpr, PART: tl.constexpr):
-    """(alpha, beta, gamma) as in `spectral_kernels.dispatch.planes.weights`, the same operations in the same order."""
+    """(alpha, beta, gamma) as in `spectral_kernels.dispatch.product.weights`, the same operations in the same order."""
     u = 1.0 + (ratio - 1.0) * time
     zero = time * 0.0
     if FORMULA == "lift":
