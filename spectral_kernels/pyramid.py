@@ -148,7 +148,8 @@ def noise_levels(
     Parameters
     ----------
     levels : tensors [B, ..., h, w] of one batch, for instance of `laplacian_pyramid`.
-    times : [B, levels], each in [0, 1], 1 is noise; a tensor (float64 is used), or nested sequences.
+    times : [B, levels], each in [0, 1], 1 is noise; a tensor (float64 is used), or nested sequences. Times
+        on a GPU, where nobody looks at them, make their level NaN out of range.
     seed : as in `normal`: an int gives sample b the noise of seed + b.
     mask : bool [B, levels]; where it is False the noisy level is 0 (DFM hides stages that have not begun).
     layouts : one per level, how the results lie in memory: `Tokens(h, w)` and `Patches(h, w)` turn levels
@@ -206,7 +207,8 @@ def check_pyramid(op: str, pyramid: Sequence[Tensor], resample: str, basis: str 
 
 
 def level_times(op: str, times, samples: int, levels: int, device: torch.device) -> Tensor:
-    """Times as float64 [samples, levels]; values that can be seen without waiting for a device are checked."""
+    """Times as float64 [samples, levels]; what can be seen without waiting for a device is checked, the rest turns into
+    NaN out of range, as times of an expansion do."""
     times = _table(op, "times", times, torch.float64)
     if times.requires_grad:
         raise ValueError(f"{op}: times are constants of the op and carry no gradient; pass times.detach()")
@@ -215,7 +217,10 @@ def level_times(op: str, times, samples: int, levels: int, device: torch.device)
             f"{op}: times must have the shape (samples, levels) = ({samples}, {levels}), got {tuple(times.shape)}; "
             "one time for all is times.expand(samples, levels)"
         )
-    if arguments.readable(times) and not bool(((times >= 0) & (times <= 1)).all()):
+    inside = (times >= 0) & (times <= 1)
+    if not arguments.readable(times):
+        times = torch.where(inside, times, torch.nan)
+    elif not bool(inside.all()):
         raise ValueError(f"{op}: times are noise levels and must lie in [0, 1], got {times.min():g} to {times.max():g}")
     return times.to(device)
 

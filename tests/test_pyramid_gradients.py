@@ -111,6 +111,14 @@ def test_custom_ops_keep_torch_s_rules():
     torch.library.opcheck(ops.noise_levels.default, ([x], times, None, None, 3, 0, "planes"))
 
 
+def test_times_that_cannot_be_seen_are_nan_out_of_range():
+    times = torch.tensor([[0.5, 1.5], [-0.1, 1.0]])
+    compiled = torch.compile(lambda x, times: noise_levels([x, x], times, 1), fullgraph=True, backend="eager")
+    for s, level in enumerate(compiled(torch.ones(2, 1, 4, 4), times).noisy):
+        assert level.isnan().flatten(1).all(1).tolist() == [s == 1, s == 0]
+        assert int(level.isnan().sum()) == 16
+
+
 @pytest.mark.parametrize("resample", RESAMPLES)
 def test_compiles_whole(resample):
     counter = CompileCounter()
