@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The forecasting adapter: which blocks run, what stands in for them, and that nothing else changes, on every model."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -321,6 +323,32 @@ def test_any_module():
         hook.remove()
         handle.remove()
         assert_same_bits(loop(), plain)
+
+
+def test_two_threads_in_one_denoiser_at_once():
+    """The second is refused, the first is not disturbed; a call that was cut off leaves a way on."""
+    model, x = Plain(), torch.randn(2, 5, 8)
+    with torch.no_grad():
+        plain = model(x, 0.0)
+        inside, leave = threading.Event(), threading.Event()
+        model.body.stack[1].register_forward_hook(lambda *_: (inside.set(), leave.wait(60)) and None)
+        handle = apply_forecast(model, SHORT, blocks=["body.stack"], step_index=lambda: 0, num_steps=STEPS)
+        with ThreadPoolExecutor(1) as other:
+            first = other.submit(torch.no_grad()(model), x, 0.0)
+            assert inside.wait(60)
+            with pytest.raises(
+                RuntimeError, match=r"apply_forecast: two threads are in Plain at once.*follow the other"
+            ):
+                model(x, 0.0)
+            leave.set()
+            assert_same_bits(first.result(), plain)
+        assert_same_bits(model(x, 0.0), plain)
+
+        handle.denoisers[0].thread = -1  # as an interrupt from the keyboard leaves it
+        with pytest.raises(RuntimeError, match=r"cut off, reset\(\) the handle"):
+            model(x, 0.0)
+        handle.reset()
+        assert_same_bits(model(x, 0.0), plain)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ guidance and each denoiser has a history of its own. The step is read off the sc
 """
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ class Denoiser:
         self.tokens = 0
         self.run: Any = None
         self.bypassed = 0
+        self.thread: int | None = None
         self.hooks = [
             module.register_forward_pre_hook(Hook(self.before, "forecast", owner.clock), with_kwargs=True),
             module.register_forward_hook(Hook(self.after), always_call=True),
@@ -76,6 +78,14 @@ class Denoiser:
 
     def before(self, module: nn.Module, args: tuple, kwargs: Arguments) -> None:
         """Forward pre-hook: evaluate or skip?"""
+        thread = threading.get_ident()
+        if self.thread not in (None, thread):
+            raise RuntimeError(
+                f"{OP}: two threads are in {type(self.base).__name__} at once, whose blocks are swapped during a call; "
+                "let one run follow the other, or give each thread a denoiser of its own; if the other thread's call "
+                "was cut off, reset() the handle"
+            )
+        self.thread = thread
         self.blocks.restore()  # a call that was cut off may have left them swapped
         self.branch = None
         run = self.owner.clock.timesteps
@@ -105,6 +115,9 @@ class Denoiser:
 
     def after(self, module: nn.Module, args: tuple, out: Any) -> None:
         """Forward hook, called after errors too: every block is back in its place."""
+        if self.thread != threading.get_ident():
+            return
+        self.thread = None
         self.blocks.restore()
         # Not every loop says when it is over: modular ones and other pipelines with this scheduler close no bar.
         if self.branch is not None and self.branch.last == self.owner.clock.num_steps - 1:
@@ -163,7 +176,7 @@ class Denoiser:
         return frames, rows, columns, 0 if facts.layout is None else state.shape[1] - frames * rows * columns
 
     def forget(self) -> None:
-        self.run = None
+        self.run = self.thread = None
         for branch in self.branches.values():
             branch.run, branch.forecaster = None, None
 
@@ -316,7 +329,7 @@ def apply_forecast(
 
     The pipeline is used as before. Calls that pass control residuals or skip layers are evaluated, and counted in
     `summary()`. While a call of a denoiser lasts its lists of blocks are swapped, so pipelines that share one run one
-    after the other, not in threads.
+    after the other, not in threads: two in one call at once are an error.
 
     Parameters
     ----------
