@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users say of a method: checked when it is written down, as far as no pipeline is needed for that."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,7 +70,7 @@ class ProgressiveConfig:
             raise ValueError('ProgressiveConfig: "matched" is alignment; align=False goes with the other schedules')
         arguments.switch("ProgressiveConfig", "align", self.align)
         arguments.precision("ProgressiveConfig", self.precision)
-        if not isinstance(self.delta, int | float) or not 0 < self.delta < math.inf:
+        if not isinstance(self.delta, int | float) or not 0 < self.delta < float("inf"):
             raise ValueError(
                 f"ProgressiveConfig: delta must be a number above 0, usual are 0.01 to 0.1, got {self.delta!r}"
             )

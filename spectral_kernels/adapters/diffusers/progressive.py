@@ -35,7 +35,7 @@ from spectral_kernels.adapters.diffusers.models import (
 )
 from spectral_kernels.adapters.diffusers.runs import Attached, Handle, Hook, Summary, positional, uncompiled, watch
 from spectral_kernels.adapters.diffusers.states import States
-from spectral_kernels.schedule import ResolutionSchedule, resolution_schedule, stage_sizes
+from spectral_kernels.schedule import ResolutionSchedule, resolution_schedule, stage_sizes, token_step_ratio
 from spectral_kernels.timesteps import timestep_of
 
 OP = "apply_progressive"
@@ -265,7 +265,6 @@ class Progressive(Handle):
                         "sigma out": stage.sigma_out,
                     }
                 )
-        run = sum(row["tokens"] * row["steps"] for row in rows)
         summary = Summary(
             pipeline=type(self._watch.pipe).__name__,
             schedule=plan.schedule if plan.align else f"{plan.schedule}, not aligned",
@@ -273,7 +272,8 @@ class Progressive(Handle):
             steps=len(steps) - first,
             stages=rows,
         )
-        summary["fewer token-steps"] = tokens_of(facts, plan.size) * summary["steps"] / run
+        tokens = [tokens_of(facts, step.size) for step in steps[first:]]
+        summary["fewer token-steps"] = token_step_ratio(tokens_of(facts, plan.size), tokens)
         if plan.notes:
             summary["notes"] = list(plan.notes)
         return summary
