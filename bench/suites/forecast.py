@@ -93,8 +93,11 @@ def _providers(features: list[Tensor], weights: Tensor, goals: list[int]) -> lis
     ring = history.float()
     shape = features[0].shape
     at_step = {"steps": steps, "num_steps": 50}
+    out = features[0].new_empty((*weights.shape[:-1], *shape))
     found = [
         Provider("forecast", lambda: forecast(features, weights), near),
+        # A new result of this size on a CPU may be memory that the system hands out page by page, for as long again.
+        Provider("forecast, out= given", lambda: forecast(features, weights, out=out), near),
         Provider("weights and forecast", lambda: forecast(features, chebyshev_weights(steps, target, 50)), near),
         Provider("chain", each(lambda row, goal: peers.chain(features, row)), near),
         Provider("chain, in place", each(lambda row, goal: peers.chain_in_place(features, row)), near),
