@@ -16,9 +16,10 @@ STRIDES = ("i64", "i64", "i64", "i64", "i32", "i64", "i32")
 PLANES = {"size": ("i32", "i32"), "coarse_size": ("i32", "i32"), "per_sample": "i32", "c2": "i32"}
 
 
-def clean(compiled):
-    """No spills, no shared memory, and no product fused with a sum: bits would depend on it."""
-    assert (compiled.spills, compiled.shared, compiled.float32_contractions) == (0, 0, 0)
+def clean(compiled, shared=0):
+    """No spills, no shared memory beyond what is expected, and no product fused with a sum: bits would depend on it."""
+    assert (compiled.spills, compiled.float32_contractions) == (0, 0)
+    assert compiled.shared <= shared
     assert compiled.registers <= (512 if compiled.target == "gfx942" else 255)
     if compiled.target in CUDA_TARGETS:
         assert not re.findall(r"\bfma\.rn\.f64", compiled.asm["ptx"])  # IEEE division is one instruction in PTX
@@ -113,4 +114,4 @@ def test_noise_of_two_levels(target):
         target=target,
         aligned=("sources", "noisy", "velocities"),
     )
-    clean(compiled)
+    clean(compiled, shared=256 * 4)  # for a tile of 256 numbers in Triton 3.6; 3.9 needs none
