@@ -24,7 +24,8 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
     }
     for name in packages:
         try:
-            found[name] = metadata.version(name)
+            # PyTorch itself also says what it was built for.
+            found[name] = str(torch.__version__) if name == "torch" else metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
     return found

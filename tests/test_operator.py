@@ -86,7 +86,7 @@ def test_what_is_written_to_has_a_new_version():
         product.backward()
     before = out._version
     sk.forecast([torch.ones(4)], [1.0], out=out)
-    assert out._version == before + 1
+    assert out._version > before
     with torch.inference_mode():
         forecast.update_moments(torch.zeros(2, 4), torch.ones(4), torch.ones(2))  # such tensors have no version
 
