@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from spectral_kernels import arguments, wavelets
-from spectral_kernels.adapters.diffusers.states import OPS
 from spectral_kernels.evaluation import evaluation_steps, with_beginnings
+from spectral_kernels.flow.progressive import BASES
 from spectral_kernels.forecast import chebyshev_weights, hermite_weights, linear_weights, reuse_weights, taylor_weights
 from spectral_kernels.forecaster import Forecaster
 from spectral_kernels.schedule import stage_sizes
@@ -57,7 +57,7 @@ class ProgressiveConfig:
     precision: str = "exact"
 
     def __post_init__(self):
-        if self.basis not in OPS:
+        if self.basis not in BASES:
             try:
                 wavelets.canonical("ProgressiveConfig", self.basis)
             except ValueError as error:

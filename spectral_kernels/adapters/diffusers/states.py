@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The noisy state of a run between its grids: coarse for the denoiser, and the coarse velocity back at full size."""
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +9,9 @@ from torch import Tensor
 
 from spectral_kernels.adapters.diffusers.grids import Arguments, Size
 from spectral_kernels.adapters.diffusers.models import Model, tokens_of
-from spectral_kernels.expand import (
-    dct_expand,
-    dct_truncate,
-    dwt_expand,
-    dwt_truncate,
-    fft_expand,
-    fft_truncate,
-    spectral_lift,
-)
+from spectral_kernels.expand import spectral_lift
+from spectral_kernels.flow.progressive import resizing
 from spectral_kernels.layouts import Layout
-
-OPS: dict[str, tuple[Any, Any]] = {"dct": (dct_expand, dct_truncate), "fft": (fft_expand, fft_truncate)}
 
 
 @dataclass(frozen=True)
@@ -117,7 +107,7 @@ class States:
     def embedded(self, answer: Tensor, size: Size) -> Tensor:
         """A coarse answer in the low band of the full grid, of the same norm: guidance that rescales sees no change."""
         planes, layout = self._planes(answer, size)
-        expand = self._op(0)
+        expand, _ = resizing(self.basis)
         y = expand(planes, size=self.fine, t=0.0, align=False, layout=layout, precision=self.precision).x
         return y.reshape(answer.shape[0], -1, answer.shape[2])
 
@@ -138,7 +128,8 @@ class States:
     def _truncated(self, x: Tensor, size: Size, **factor: Any) -> Tensor:
         """At a coarse size; by default of the same mean, as clean planes are."""
         planes, layout = self._planes(x, self.fine)
-        y = self._op(1)(planes, size=size, layout=layout, precision=self.precision, **factor)
+        _, truncate = resizing(self.basis)
+        y = truncate(planes, size=size, layout=layout, precision=self.precision, **factor)
         return y if layout is None else y.reshape(*x.shape[:-2], -1, x.shape[-1])
 
     def _planes(self, x: Tensor, size: Size) -> tuple[Tensor, Layout | None]:
@@ -146,8 +137,3 @@ class States:
         if self.facts.layout is None or x.ndim == 5:
             return x, None
         return x.reshape(-1, tokens_of(self.facts, size), x.shape[-1]), self.facts.layout(*size)
-
-    def _op(self, which: int) -> Any:
-        if self.basis in OPS:
-            return OPS[self.basis][which]
-        return functools.partial((dwt_expand, dwt_truncate)[which], wavelet=self.basis)
